@@ -1,0 +1,204 @@
+"""Block by block: products into one buffer, the rule's gradients at once, two products back, drop the block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchlosses.engine.outcome import Outcome
+from torchlosses.engine.problem import Problem, Tensors
+from torchlosses.engine.streaming import stream_block, streamable
+from torchlosses.lowering import HALVES, Lowered, Plan
+
+
+class Gradients:
+    """Running gradients of a problem's inputs, in float32 or float64."""
+
+    def __init__(self, problem: Problem, tensors: Tensors, needed: set[str]) -> None:
+        self.problem, self.tensors, self.needed = problem, tensors, needed
+        self.sums: Tensors = {}
+        for key in needed:
+            t = tensors[key]
+            wide = torch.float32 if t.dtype in HALVES else t.dtype
+            self.sums[key] = torch.zeros(t.shape, dtype=wide, device=t.device)
+
+    def add(self, key: str, gradient: Tensor, span: tuple[int, int]) -> None:
+        """Adds the gradient of an input's block."""
+        into = self.sums[key]
+        if self.problem.per_row(key, into):
+            into[span[0] : span[1]] += gradient
+        else:
+            into += gradient
+
+    def push(
+        self, i: int, piece: Lowered, gradient: Tensor, span: tuple[int, int], columns: slice = slice(None)
+    ) -> None:
+        """The two products back from the gradient of a block of raw products."""
+        left_key, right_key = f"s{i}.left", f"s{i}.right"
+        rows = slice(*span)
+        if piece.right is None:
+            if left_key in self.needed:
+                self.sums[left_key][rows, columns] = gradient
+            return
+        left, right = self.tensors[left_key][rows], self.tensors[right_key]
+        if piece.private:
+            if left_key in self.needed:
+                self.sums[left_key][rows] = torch.einsum(
+                    "bk,bkd->bd", gradient, right[rows].to(gradient.dtype)
+                )
+            if right_key in self.needed:
+                self.sums[right_key][rows] = gradient[:, :, None] * left[:, None, :]
+            return
+        right = right[columns]
+        if left_key in self.needed:
+            self.sums[left_key][rows].addmm_(gradient, right.to(gradient.dtype))
+        if right_key in self.needed:
+            self.sums[right_key][columns].addmm_(gradient.T, left.to(gradient.dtype))
+
+
+class Buffers:
+    """Reused storage for blocks of raw products."""
+
+    def __init__(self, plan: Plan, rows: int) -> None:
+        self.plan = plan
+        self.store = torch.empty((rows, plan.columns), dtype=plan.dtype, device=plan.device)
+
+    def products(self, prefix: str, tensors: Tensors) -> list[Tensor]:
+        """Raw products of a block (its inputs already cut to rows), side by side in the buffer."""
+        raws, start = [], 0
+        for i, piece in enumerate(self.plan.pieces):
+            left = tensors[f"{prefix}{i}.left"]
+            view = self.store[: left.shape[0], start : start + piece.columns]
+            start += piece.columns
+            if piece.right is None:
+                view.copy_(left)
+            elif piece.private:
+                torch.einsum(
+                    "bd,bkd->bk", left, tensors[f"{prefix}{i}.right"], out=None
+                ) if False else view.copy_(
+                    torch.bmm(tensors[f"{prefix}{i}.right"], left[:, :, None]).squeeze(2)
+                )
+            elif left.dtype == self.plan.dtype and view.is_contiguous():
+                torch.mm(left, tensors[f"{prefix}{i}.right"].T, out=view)
+            else:
+                view.copy_(left @ tensors[f"{prefix}{i}.right"].T)
+            raws.append(view)
+        return raws
+
+
+class Walk:
+    """One pass over the blocks of a problem."""
+
+    def __init__(self, problem: Problem, tensors: Tensors) -> None:
+        self.problem = problem
+        self.tensors = {k: t.detach() if not k.startswith("param.") else t for k, t in tensors.items()}
+        self.spans = list(problem.spans())
+        height = max((b - a for a, b in self.spans), default=0)
+        self.streams = streamable(problem)
+        self.buffers = Buffers(problem.plan, height) if not (self.streams and self._tiled()) else None
+        self.teacher_buffers = None if problem.teacher is None else Buffers(problem.teacher, height)
+
+    def _tiled(self) -> bool:
+        return False
+
+    def values(self) -> tuple[list[Outcome], None]:
+        """Settled outcomes of all blocks, without gradients."""
+        with torch.no_grad():
+            return [self._block(span, None, None)[0] for span in self.spans], None
+
+    def gradients(
+        self, weights: dict[str, Tensor] | None, needed: set[str]
+    ) -> tuple[list[Outcome], Gradients]:
+        """Outcomes, and gradients of the sum over rows of weight times value (weight 1 without ``weights``)."""
+        sums = Gradients(self.problem, self.tensors, needed)
+        return [self._block(span, sums, weights)[0] for span in self.spans], sums
+
+    def _block(
+        self, span: tuple[int, int], sums: Gradients | None, weights: dict[str, Tensor] | None
+    ) -> tuple[Outcome, None]:
+        problem = self.problem
+        tensors = problem.cut(self.tensors, span)
+        tensors["start"] = torch.tensor(span[0])
+        assert self.buffers is not None
+        with torch.no_grad():
+            raws = self.buffers.products("s", tensors)
+            teacher, seen = None, None
+            if problem.teacher is not None and self.teacher_buffers is not None:
+                teacher_raws = self.teacher_buffers.products("t", tensors)
+                teacher, seen = problem.finish("t", problem.teacher, tensors, teacher_raws)
+        coefficient = None if weights is None else {name: w[span[0] : span[1]] for name, w in weights.items()}
+        if self.streams:
+            return stream_block(problem, raws[0], tensors, span, sums, coefficient), None
+        if sums is None:
+            scores, exists = problem.finish("s", problem.plan, tensors, raws)
+            return self._detached(
+                problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher)
+            ), None
+        return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, seen), None
+
+    def _with_gradient(
+        self,
+        raws: list[Tensor],
+        tensors: Tensors,
+        span: tuple[int, int],
+        sums: Gradients,
+        coefficient: dict[str, Tensor] | None,
+        teacher: Tensor | None,
+        seen: Tensor | None,
+    ) -> Outcome:
+        problem = self.problem
+        products = {f"s{i}.left" for i in range(len(raws))} | {f"s{i}.right" for i in range(len(raws))}
+        others = sorted(sums.needed - products)
+        needs_raw = [bool({f"s{i}.left", f"s{i}.right"} & sums.needed) for i in range(len(raws))]
+        with torch.enable_grad():
+            leaves = [raw.detach().requires_grad_(need) for raw, need in zip(raws, needs_raw, strict=True)]
+            for key in others:
+                if not key.startswith("param."):
+                    tensors[key] = tensors[key].detach().requires_grad_()
+            scores, exists = problem.finish("s", problem.plan, tensors, leaves)
+            outcome = problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher)
+            total = weigh(outcome, coefficient)
+        wanted = [leaf for leaf, need in zip(leaves, needs_raw, strict=True) if need] + [
+            tensors[key] for key in others
+        ]
+        if total.requires_grad and wanted:
+            found = list(torch.autograd.grad(total, wanted, allow_unused=True))
+            with torch.no_grad():
+                for i, need in enumerate(needs_raw):
+                    gradient = found.pop(0) if need else None
+                    if gradient is not None:
+                        sums.push(i, problem.plan.pieces[i], gradient, span)
+                for key, gradient in zip(others, found, strict=True):
+                    if gradient is not None:
+                        sums.add(key, gradient, span)
+        return self._detached(outcome)
+
+    @staticmethod
+    def _detached(outcome: Outcome) -> Outcome:
+        terms = {n: (v.detach(), None if c is None else c.detach()) for n, (v, c) in outcome.terms.items()}
+        return Outcome(terms, {n: u.detach() for n, u in outcome.updates.items()})
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a & b
+
+
+def weigh(outcome: Outcome, coefficient: dict[str, Tensor] | None) -> Tensor:
+    """Sum over terms and rows of coefficient times value."""
+    parts = [
+        v.sum() if coefficient is None else (v * coefficient[n]).sum() for n, (v, _) in outcome.terms.items()
+    ]
+    return torch.stack(parts).sum()
+
+
+def gather(outcomes: list[Outcome]) -> Outcome:
+    """The blocks' outcomes, end to end."""
+    terms: dict[str, Any] = {}
+    for name in outcomes[0].terms:
+        values = torch.cat([o.terms[name][0] for o in outcomes])
+        counts = [o.terms[name][1] for o in outcomes]
+        terms[name] = values, torch.cat([c for c in counts if c is not None])
+    updates = {name: torch.cat([o.updates[name] for o in outcomes]) for name in outcomes[0].updates}
+    return Outcome(terms, updates)

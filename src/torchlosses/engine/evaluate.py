@@ -1,0 +1,205 @@
+"""Choosing how a problem is evaluated, and the two autograd functions that do it in blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchlosses.engine.blocked import Walk, gather
+from torchlosses.engine.outcome import Outcome, Term
+from torchlosses.engine.problem import Problem, Tensors
+
+
+def is_small(problem: Problem) -> bool:
+    """Whether the matrix (with the rule's own temporaries) is materialized."""
+    size = problem.plan.rows * problem.plan.columns * (torch.finfo(problem.plan.dtype).bits // 8)
+    return size * max(1.0, problem.copies / 8) <= problem.budget.dense or problem.plan.rows == 0
+
+
+def rows(problem: Problem) -> Outcome:
+    """Settled values and counts of every row; differentiable."""
+    if is_small(problem):
+        return problem.dense()
+    inputs = problem.inputs()
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs.values())):
+        return gather(Walk(problem, inputs).values()[0])
+    record = _Record(problem, list(inputs))
+    flat = _Rows.apply(record, *inputs.values())
+    terms: dict[str, Term] = {name: (flat[2 * i], flat[2 * i + 1]) for i, name in enumerate(record.names)}
+    return Outcome(terms, record.updates)
+
+
+def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """Mean (value over count) or sum of all rows of a one-term problem, gradients taken in the forward pass.
+
+    None where that does not apply: small matrices, no gradients wanted, row weights that want gradients.
+    """
+    if is_small(problem):
+        return None
+    inputs = problem.inputs()
+    weight = problem.fields.get("weight")
+    if (weight is not None and weight.requires_grad) or not torch.is_grad_enabled():
+        return None
+    if not any(t.requires_grad for t in inputs.values()):
+        return None
+    record = _Record(problem, list(inputs))
+    record.mean = mean
+    value = _Pooled.apply(record, *inputs.values())
+    if len(record.names) != 1:
+        return None
+    return value, record.updates
+
+
+class _Record:
+    """What one evaluation leaves beside its tensors."""
+
+    def __init__(self, problem: Problem, keys: list[str]) -> None:
+        self.problem, self.keys = problem, keys
+        self.names: list[str] = []
+        self.updates: dict[str, Tensor] = {}
+        self.mean = False
+
+    def needed(self, flags: tuple[bool, ...]) -> set[str]:
+        return {key for key, flag in zip(self.keys, flags, strict=True) if flag and not key.startswith("t")}
+
+    def tensors(self, values: tuple[Tensor, ...]) -> Tensors:
+        return dict(zip(self.keys, values, strict=True))
+
+
+def _twice(record: _Record, tensors: tuple[Tensor, ...]) -> Outcome:
+    """The dense value on the original graph, for differentiating a backward pass; refused where it would not fit."""
+    problem = record.problem
+    size = problem.plan.rows * problem.plan.columns * (torch.finfo(problem.plan.dtype).bits // 8)
+    if size > max(problem.budget.most, problem.budget.dense):
+        raise RuntimeError(
+            f"double differentiation of a blocked loss needs the whole matrix ({size >> 20} MiB), more than the budget; "
+            "raise it with torchlosses.memory_budget(dense=...) or pass scores.tensor()"
+        )
+    return problem.dense(record.tensors(tensors))
+
+
+class _Rows(torch.autograd.Function):
+    """Row values, evaluated without gradient and recomputed in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, record: _Record, *tensors: Tensor) -> tuple[Tensor, ...]:
+        outcome = gather(Walk(record.problem, record.tensors(tensors)).values()[0])
+        record.names, record.updates = list(outcome.terms), outcome.updates
+        ctx.record = record
+        ctx.save_for_backward(*tensors)
+        flat: list[Tensor] = []
+        for value, count in outcome.terms.values():
+            assert count is not None
+            flat += [value, count]
+        weight = record.problem.fields.get("weight")
+        ctx.weighted = weight is not None and weight.requires_grad
+        if not ctx.weighted:
+            ctx.mark_non_differentiable(*flat[1::2])
+        return tuple(flat)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        record: _Record = ctx.record
+        saved = ctx.saved_tensors
+        flags = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                outcome = _twice(record, saved)
+                outputs = [
+                    t for value, count in outcome.terms.values() for t in (value, count) if t is not None
+                ]
+                pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
+                wanted = [t for t, flag in zip(saved, flags, strict=True) if flag]
+                found = torch.autograd.grad(
+                    [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
+                )
+            return _spread(record, flags, list(found))
+        weights = {name: grads[2 * i] for i, name in enumerate(record.names)}
+        needed = record.needed(flags)
+        _, sums = Walk(record.problem, record.tensors(saved)).gradients(weights, needed)
+        if ctx.weighted:  # counts are proportional to the rows' weights
+            weight = record.problem.fields["weight"].detach()
+            extra = sum(
+                (_unweighted(record, saved, name) * grads[2 * i + 1] for i, name in enumerate(record.names)),
+                0.0,
+            )
+            sums.sums["fields.weight"] += torch.as_tensor(extra).to(weight.dtype)
+        return (None, *(_cast(sums.sums.get(key), t) for key, t in zip(record.keys, saved, strict=True)))
+
+
+def _unweighted(record: _Record, saved: tuple[Tensor, ...], name: str) -> Tensor:
+    """Counts of rows as if every row weighed 1."""
+    tensors = record.tensors(saved)
+    tensors["fields.weight"] = torch.ones_like(tensors["fields.weight"])
+    count = gather(Walk(record.problem, tensors).values()[0]).terms[name][1]
+    assert count is not None
+    return count
+
+
+class _Pooled(torch.autograd.Function):
+    """The mean or sum of all rows; its gradients are ready when the forward pass ends."""
+
+    @staticmethod
+    def forward(ctx: Any, record: _Record, *tensors: Tensor) -> Tensor:
+        problem = record.problem
+        walk = Walk(problem, record.tensors(tensors))
+        needed = record.needed(ctx.needs_input_grad[1:])
+        outcomes, sums = walk.gradients(None, needed)
+        outcome = gather(outcomes)
+        record.names, record.updates = list(outcome.terms), outcome.updates
+        if len(record.names) != 1:
+            return torch.zeros((), dtype=problem.plan.dtype, device=problem.plan.device)
+        value, count = outcome.terms[record.names[0]]
+        assert count is not None
+        total = value.sum()
+        if record.mean:
+            inverse = safe_inverse(count.sum())
+            total = total * inverse
+            for gradient in sums.sums.values():
+                gradient *= inverse
+        ctx.record, ctx.sums = record, sums.sums
+        ctx.save_for_backward(*tensors)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        record: _Record = ctx.record
+        saved = ctx.saved_tensors
+        flags = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                (value, count), *_ = _twice(record, saved).terms.values()
+                assert count is not None
+                total = value.sum() * (safe_inverse(count.sum()) if record.mean else 1.0)
+                wanted = [t for t, flag in zip(saved, flags, strict=True) if flag]
+                found = torch.autograd.grad(total, wanted, grad, create_graph=True, allow_unused=True)
+            return _spread(record, flags, list(found))
+        if ctx.sums is None:
+            raise RuntimeError(
+                "the gradients of this loss were already consumed; pass retain_graph=True to the first backward"
+            )
+        out: list[Tensor | None] = []
+        for key, t in zip(record.keys, saved, strict=True):
+            held = ctx.sums.get(key)
+            out.append(None if held is None else _cast(held * grad, t))
+        return (None, *out)
+
+
+def _cast(gradient: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient.to(like.dtype)
+
+
+def _spread(
+    record: _Record, flags: tuple[bool, ...], found: list[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs that want one, None elsewhere."""
+    return (None, *(found.pop(0) if flag else None for flag in flags))
+
+
+def safe_inverse(count: Tensor) -> Tensor:
+    """1 / count, and 0 for a count of 0."""
+    some = count != 0
+    return torch.where(some, 1 / torch.where(some, count, 1.0), 0.0)

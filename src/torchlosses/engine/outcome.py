@@ -1,0 +1,110 @@
+"""What a rule returns, and the few numbers of a row that summary rules are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from torchlosses.engine.block import Block
+
+Term = tuple[Tensor, Tensor | None]
+Returned = Union[Tensor, tuple[Tensor, Tensor], Mapping[str, Tensor | tuple[Tensor, Tensor]], "Outcome"]
+
+
+@dataclass
+class Outcome:
+    """Terms of a block of rows and state updates.
+
+    Arguments:
+        terms: name -> (value (b,), count (b,) or None). A row with count 0 is empty.
+        updates: name -> (b, ...) tensors, committed once per call in training mode.
+    """
+
+    terms: dict[str, Term]
+    updates: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(returned: Returned) -> Outcome:
+        """Reads the short forms: a value, (value, count), or named terms."""
+        if isinstance(returned, Outcome):
+            return returned
+        if isinstance(returned, Mapping):
+            return Outcome({name: _term(t) for name, t in returned.items()})
+        return Outcome({"loss": _term(returned)})
+
+
+def _term(returned: Tensor | tuple[Tensor, Tensor]) -> Term:
+    if isinstance(returned, tuple):
+        value, count = returned
+        return value, count.detach().to(value.dtype)
+    return returned, None
+
+
+SUMMARY = ("lse", "target", "rest", "total", "squares", "top")
+
+
+class Summary:
+    """Numbers of a row (each (b,)): what summary rules may depend on.
+
+    lse: log-sum-exp of all existing scores. target: sum of probability times score (the right column's score).
+    rest: log-sum-exp of the wrong columns. total, squares: sum of scores and of their squares. top: the largest.
+    mass: total target weight, columns: number of existing columns; both constants.
+    """
+
+    def __init__(self, scores: Tensor, targets: Block) -> None:
+        self._scores, self._targets = scores, targets
+
+    @cached_property
+    def lse(self) -> Tensor:
+        return self._targets.logsumexp(self._scores)
+
+    @cached_property
+    def target(self) -> Tensor:
+        if self._targets.has_index:
+            return self._targets.target(self._scores)
+        return (self._targets.probability * self._scores).sum(-1)
+
+    @cached_property
+    def rest(self) -> Tensor:
+        return self._targets.logsumexp(self._scores, self._targets.negative)
+
+    @cached_property
+    def total(self) -> Tensor:
+        return self._targets.sum(self._scores)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        return self._targets.sum(self._scores * self._scores)
+
+    @cached_property
+    def top(self) -> Tensor:
+        return self._targets.max(self._scores)
+
+    @cached_property
+    def mass(self) -> Tensor:
+        if self._targets.has_index:
+            return self._targets.counted.to(self._scores.dtype)
+        return self._targets.probability.sum(-1)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        return self._targets.count()
+
+
+class GivenSummary(Summary):
+    """A summary whose numbers were streamed; the rule's derivative is taken with respect to them."""
+
+    def __init__(self, given: dict[str, Tensor], mass: Tensor, columns: Tensor) -> None:
+        for name, value in {**given, "mass": mass, "columns": columns}.items():
+            self.__dict__[name] = value
+
+
+def finite(x: Tensor) -> Tensor:
+    """Zero where not finite, in value and gradient."""
+    ok = torch.isfinite(x.detach())
+    return torch.where(ok, x, 0.0)

@@ -1,0 +1,151 @@
+"""Summary rules: value and gradient of a row from a handful of numbers, the block's gradient by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchlosses.engine.outcome import GivenSummary, Outcome, finite
+from torchlosses.engine.problem import Problem, Tensors
+
+if TYPE_CHECKING:
+    from torchlosses.engine.blocked import Gradients
+
+WITH_INDEX = {"lse", "target", "rest", "total"}
+WITH_MASK = {"lse", "target"}
+
+
+def streamable(problem: Problem) -> bool:
+    """Whether the hand-written gradient covers this call; otherwise the block rule does."""
+    if problem.summary_rule is None or not problem.summary or len(problem.plan.pieces) != 1:
+        return False
+    piece = problem.plan.pieces[0]
+    if (
+        piece.private
+        or not problem.plan.columns
+        or any(op != "add" for op, _ in piece.tail)
+        or "mask" in problem.rows
+    ):
+        return False
+    asked = set(problem.summary)
+    if problem.plan.masked and "total" in asked:
+        return False
+    if problem.kind in ("classes", "paired", "preferred"):
+        return asked <= WITH_INDEX
+    return asked <= WITH_MASK and not any(t.requires_grad for t in problem.rows.values())
+
+
+def stream_block(
+    problem: Problem,
+    s: Tensor,
+    tensors: Tensors,
+    span: tuple[int, int],
+    sums: Gradients | None,
+    coefficient: dict[str, Tensor] | None,
+) -> Outcome:
+    """One block: ``s`` (b, L) holds raw products and is overwritten by exponentials, then by the gradient."""
+    piece = problem.plan.pieces[0]
+    asked = set(problem.summary)
+    with torch.no_grad():
+        for k, (_, factor) in enumerate(piece.tail):
+            s += tensors.get(f"s0.tail{k}", factor)
+        exists: Tensor | None = None
+        if piece.own_rows is not None and piece.own_columns is not None:
+            exists = piece.own_rows[span[0] : span[1], None] != piece.own_columns[None, :]
+            s.masked_fill_(~exists, -torch.inf)
+        block, fields = problem.block(tensors, s.shape[0], span[0], exists)
+        given: dict[str, Tensor] = {}
+        weight: Tensor | None = None
+        index = block.index[:, None] if block.has_index else None
+        if "total" in asked:
+            given["total"] = s.sum(1)
+        if index is not None:
+            target = s.gather(1, index)
+            given["target"] = finite(target.squeeze(1))
+            s.scatter_(1, index, -torch.inf)
+            mass = block.counted.to(s.dtype)
+        else:
+            weight = block.probability
+            kept = s if exists is None and piece.right is not None else s.masked_fill(weight == 0, 0.0)
+            given["target"] = (weight * kept).sum(1)
+            del kept
+            mass = weight.sum(1)
+        top = s.amax(1, keepdim=True)
+        top = torch.where(top == -torch.inf, 0.0, top)
+        s.sub_(top).exp_()
+        z = s.sum(1)
+        rest = z.log() + top.squeeze(1)
+        given["lse"] = rest if index is None else torch.logaddexp(rest, target.squeeze(1))
+        if index is not None and "rest" in asked:
+            given["rest"] = rest
+        empty = given["lse"] == -torch.inf
+        if piece.right is None:  # plain scores may hold -inf: those cells do not exist
+            block.counted = block.counted & ~empty
+        given["lse"] = torch.where(empty, 0.0, given["lse"])
+        columns = (
+            torch.full_like(z, float(problem.plan.columns)) if exists is None else exists.sum(1).to(z.dtype)
+        )
+
+    assert problem.summary_rule is not None
+    if sums is None:
+        with torch.no_grad():
+            outcome = problem.summary_rule(
+                GivenSummary(given, mass, columns), block, problem.own_fields(fields)
+            )
+            return problem.settle(outcome, block, fields)
+
+    products = {"s0.left", "s0.right"}
+    others = sorted(sums.needed - products - {k for k in sums.needed if k.startswith("s0.tail")})
+    with torch.enable_grad():
+        leaves = {name: value.requires_grad_() for name, value in given.items() if name in asked}
+        for key in others:
+            if not key.startswith("param."):
+                tensors[key] = tensors[key].detach().requires_grad_()
+        block_live, fields = problem.block(tensors, s.shape[0], span[0], exists)
+        block_live.counted = block.counted
+        outcome = problem.summary_rule(
+            GivenSummary({**given, **leaves}, mass, columns), block_live, problem.own_fields(fields)
+        )
+        outcome = problem.settle(outcome, block_live, fields)
+        parts = [
+            v.sum() if coefficient is None else (v * coefficient[n]).sum()
+            for n, (v, _) in outcome.terms.items()
+        ]
+        total = torch.stack(parts).sum()
+    if not total.requires_grad:
+        return outcome
+    found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
+    with torch.no_grad():
+        slope = {
+            name: torch.zeros_like(z) if g is None else g for name, g in zip(leaves, found, strict=False)
+        }
+        for key, gradient in zip(others, found[len(leaves) :], strict=True):
+            if gradient is not None:
+                sums.add(key, gradient, span)
+        zero = torch.zeros_like(z)
+        on_lse, on_target = slope.get("lse", zero), slope.get("target", zero)
+        lse = given["lse"].detach()
+        scale = on_lse * (top.squeeze(1) - lse).exp()
+        if "rest" in slope:
+            scale = scale + torch.where(z > 0, slope["rest"] / torch.where(z > 0, z, 1.0), 0.0)
+        s.mul_(torch.where(empty, 0.0, scale)[:, None])
+        if "total" in slope:
+            s += slope["total"][:, None]
+        if index is not None:
+            at_target = on_target + on_lse * (target.squeeze(1) - lse).exp() + slope.get("total", zero)
+            at_target = torch.where(block.counted, at_target, 0.0)
+            s.scatter_(1, index, at_target[:, None])
+        elif weight is not None:
+            s.addcmul_(weight, on_target[:, None])
+        for k in range(len(piece.tail)):
+            key = f"s0.tail{k}"
+            if key in sums.needed:
+                shape = tensors[key].shape
+                axes = [a for a in (0, 1) if len(shape) < 2 or shape[a] == 1]
+                sums.add(key, s.sum(axes, keepdim=len(shape) == 2).reshape(shape) if axes else s, span)
+        if products & sums.needed:
+            sums.push(0, piece, s, span)
+    terms = {n: (v.detach(), None if c is None else c.detach()) for n, (v, c) in outcome.terms.items()}
+    return Outcome(terms, {n: u.detach() for n, u in outcome.updates.items()})

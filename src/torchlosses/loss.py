@@ -1,0 +1,507 @@
+"""The base class of every objective: declared hyperparameters, a card, and the two-argument call."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import dataclass_transform
+
+from torchlosses.card import Card
+from torchlosses.engine import evaluate
+from torchlosses.engine.block import Block
+from torchlosses.engine.outcome import Outcome, Returned, Summary
+from torchlosses.engine.problem import Problem
+from torchlosses.hyperparameters import Hyper, choice, data, flag, integer, real
+from torchlosses.lowering import lower
+from torchlosses.reductions import OVER, Reduction, ReductionLike, as_reduction
+from torchlosses.scores import Scores, as_scores
+from torchlosses.targets import VIEWS, Targets, classes, graded, multi_label, soft
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(real, integer, choice, flag, data))
+class Loss(nn.Module):
+    """A training objective. Hyperparameters are class attributes made by ``real``, ``integer``, ``choice``, ``flag``, ``data``.
+
+    They become keyword arguments of the constructor, are validated, shown in ``repr`` and, where a search range is
+    declared, tuned by ``compare``. Override :meth:`setup` to create parameters and buffers.
+    """
+
+    card: ClassVar[Card | None] = None
+    _hypers: ClassVar[dict[str, Hyper]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        hypers = dict(cls._hypers)
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, Hyper):
+                hypers[name] = Hyper(**{**vars(value), "name": name})
+                delattr(cls, name)
+            elif name in hypers and not callable(value):
+                hypers[name] = Hyper(**{**vars(hypers[name]), "default": hypers[name].validate(value)})
+                delattr(cls, name)
+        cls._hypers = hypers
+        parameters = [
+            inspect.Parameter(
+                n,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if h.required else h.default,
+            )
+            for n, h in hypers.items()
+        ]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+    def __init__(self, **hyperparameters: Any) -> None:
+        super().__init__()
+        for name in hyperparameters:
+            if name not in self._hypers:
+                raise TypeError(
+                    f"{type(self).__name__}: unexpected hyperparameter {name!r}, expected {self._expected()}"
+                )
+        for name, hyper in self._hypers.items():
+            value = hyper.validate(hyperparameters.get(name, hyper.default))
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+        self._given = {n: v for n, v in hyperparameters.items() if not isinstance(v, Tensor)}
+        self.setup()
+
+    def _expected(self) -> str:
+        return ", ".join(self._hypers) if self._hypers else "none"
+
+    def setup(self) -> None:
+        """Creates what the hyperparameters imply: parameters, buffers, checks across hyperparameters."""
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Hyper]:
+        """Every declared hyperparameter by name."""
+        return dict(cls._hypers)
+
+    def extra_repr(self) -> str:
+        shown = [
+            f"{n}={getattr(self, n)!r}"
+            for n, h in self._hypers.items()
+            if n in self._given or h.search is not None
+        ]
+        return ", ".join(shown)
+
+
+class RowLoss(Loss):
+    """A rule for one row: (scores row, target row) -> one number, evaluated in blocks and reduced over rows.
+
+    Subclasses define :meth:`rule` (any PyTorch on a block), or :attr:`summary` and :meth:`from_summary` when the row
+    matters only through a few numbers. ``accepts`` lists the views of the targets that the rule can read, best first;
+    ``plain`` what a plain tensor means: 'auto' (integers (B,) are classes, floats (B, L) soft), 'graded', 'multi_label'.
+
+    Arguments of every row loss:
+        reduction: 'mean', 'sum', 'none', or a reduction such as ``CVaR(0.1)``.
+        over: what the mean divides by: 'rows' (all rows that are not ignored), 'valid' (rows that yield a term),
+            'active' (values > 0), 'terms' or 'pairs' (the rule's own counts).
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("index",)
+    plain: ClassVar[str] = "auto"
+    summary: ClassVar[tuple[str, ...]] = ()
+    own_terms: ClassVar[bool] = False
+    own_class_weight: ClassVar[bool] = False
+    copies: ClassVar[float] = 8.0  # matrices like the block that the rule holds, for the block size
+
+    reduction: ReductionLike = choice("mean", "how rows become one number", options=("mean", "sum", "none"))
+    over: str = choice("rows", "what the mean divides by", options=OVER)
+
+    def __init__(self, **hyperparameters: Any) -> None:
+        reduction = hyperparameters.pop("reduction", "mean")
+        self_reduction = as_reduction(reduction)
+        super().__init__(**hyperparameters)
+        self.reduction = reduction
+        self._reduction = self_reduction
+        if reduction != "mean":
+            self._given["reduction"] = reduction
+
+    # --- what subclasses define ---------------------------------------------------------------------------------
+
+    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+        """The rule on a block of rows; a value (b,), (value, count), named terms, or an Outcome."""
+        if not self.summary:
+            raise NotImplementedError(f"{type(self).__name__} defines neither rule nor summary")
+        return self.from_summary(Summary(scores, targets), targets, **fields)
+
+    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+        """The rule from the numbers named in ``summary``."""
+        raise NotImplementedError
+
+    def prepare(self, fields: dict[str, Tensor], peek: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """Runs once per call before the rows: reads (in training mode, advances) state; returns further per-row fields.
+
+        ``peek()`` gives all scores (B, L) without gradient, for rules that need batch statistics.
+        """
+        return {}
+
+    def commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
+        """Stores what the rule returned as updates; called once per call, in training mode only."""
+
+    def prescale(self) -> float | Tensor | None:
+        """A factor on all scores (such as 1/temperature) that the engine folds into the operands."""
+        return None
+
+    def predict(self, scores: Scores | Tensor) -> Tensor:
+        """What the objective's own decision rule uses: here the softmax of the scores (..., L), no margin, no shift."""
+        recipe = as_scores(scores)
+        factor = self.prescale()
+        return (recipe if factor is None else recipe * factor).tensor().softmax(-1)
+
+    def streams(self, targets: Targets) -> tuple[str, ...]:
+        """Numbers of the row that these targets need; empty where only the block rule serves."""
+        return self.summary
+
+    # --- the call ----------------------------------------------------------------------------------------------
+
+    def forward(self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor) -> Tensor:
+        """The value on scores and targets, reduced; (rows) with reduction='none'. ``fields`` as ``targets.given``."""
+        problem, leading, used = self._problem(scores, targets, fields)
+        value, updates = self._value(problem, leading)
+        self._commit(updates, used)
+        return value
+
+    def _value(self, problem: Problem, leading: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
+        reduction = self._reduction
+        if reduction.pools_linearly:
+            found = evaluate.pooled(problem, mean=self.reduction != "sum")
+            if found is not None:
+                return found
+        outcome = evaluate.rows(problem)
+        value = reduction(_complete(outcome))
+        return (value.reshape(leading) if self.reduction == "none" else value), outcome.updates
+
+    def terms(
+        self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor
+    ) -> dict[str, Tensor]:
+        """Each named term, reduced on its own, detached: for logging. State is not advanced."""
+        with torch.no_grad():
+            problem, _, _ = self._problem(scores, targets, fields)
+            outcome = _complete(evaluate.rows(problem))
+            return {name: self._reduction({name: term}) for name, term in outcome.items()}
+
+    def _commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
+        if updates and self.training:
+            with torch.no_grad():
+                self.commit({n: u.detach() for n, u in updates.items()}, fields)
+
+    def wrapped(self) -> RowLoss:
+        """The loss whose rule runs in the end (itself, unless it wraps another)."""
+        return self
+
+    def _evaluate(self, scores: Tensor, targets: Block, fields: dict[str, Tensor]) -> Outcome:
+        return Outcome.of(self.rule(scores, targets, **fields))
+
+    def _evaluate_summary(self, row: Summary, targets: Block, fields: dict[str, Tensor]) -> Outcome:
+        return Outcome.of(self.from_summary(row, targets, **fields))
+
+    def _field_names(self) -> tuple[set[str], set[str]]:
+        """Names of the fields that the rule needs, and those it can do without."""
+        function = self.rule if type(self).rule is not RowLoss.rule else self.from_summary
+        needed, free = set(), set()
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
+                (needed if parameter.default is inspect.Parameter.empty else free).add(name)
+        return needed, free
+
+    def _problem(
+        self, scores: Scores | Tensor, targets: Targets | Tensor, given: dict[str, Tensor]
+    ) -> tuple[Problem, torch.Size, dict[str, Tensor]]:
+        recipe = self._scores(scores, targets)
+        wanted = self._targets(targets).given(**given) if given else self._targets(targets)
+        self.check(recipe, wanted)
+        factor = self.prescale()
+        scaled = recipe if factor is None else self._scaled(recipe, factor)
+        with torch.autocast(recipe.device.type, enabled=False):
+            fields = self._fields(recipe, wanted)
+        plan = lower(scaled)
+        teacher = None
+        if wanted.teacher is not None:
+            with torch.no_grad():
+                teacher = lower(self.scale_teacher(wanted.teacher))
+        problem = Problem(
+            plan=plan,
+            kind=wanted.kind,
+            rows=dict(wanted.rows),
+            shared=dict(wanted.shared),
+            options=dict(wanted.options),
+            fields=fields,
+            rule=self._outside_autocast(self._evaluate, recipe.device.type),
+            over=self.over,
+            parameters=[p for p in self.parameters() if p.requires_grad],
+            teacher=teacher,
+            copies=self.copies,
+            summary=self.streams(wanted),
+            summary_rule=self._outside_autocast(self._evaluate_summary, recipe.device.type)
+            if self.summary
+            else None,
+            own_terms=self.own_terms,
+            own_class_weight=self.own_class_weight,
+        )
+        return problem, recipe.leading, fields
+
+    def scale_teacher(self, scores: Scores) -> Scores:
+        """The teacher's scores as the rule wants them."""
+        return scores
+
+    @staticmethod
+    def _outside_autocast(function: Callable[..., Outcome], device: str) -> Callable[..., Outcome]:
+        def call(*arguments: Any) -> Outcome:
+            with torch.autocast(device, enabled=False):
+                return function(*arguments)
+
+        return call
+
+    def _scaled(self, recipe: Scores, factor: float | Tensor) -> Scores:
+        own = [
+            f for piece in recipe.pieces for op, f in piece.steps if op == "mul" and piece.right is not None
+        ]
+        scaled_by_caller = any(isinstance(f, Tensor) or f != 1 for f in own)
+        if (
+            scaled_by_caller
+            and (isinstance(factor, Tensor) or factor != 1)
+            and not getattr(self, "_warned", False)
+        ):
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__} applies its own temperature to scores that are already scaled; "
+                "set temperature=1 or pass unscaled scores",
+                stacklevel=5,
+            )
+        return recipe * factor
+
+    def _scores(self, scores: Scores | Tensor, targets: Targets | Tensor) -> Scores:
+        return as_scores(scores)
+
+    def _targets(self, targets: Targets | Tensor) -> Targets:
+        if isinstance(targets, Targets):
+            found = targets
+        elif not isinstance(targets, Tensor):
+            raise TypeError(f"targets: expected {self._accepted()}, got {type(targets).__name__}")
+        elif self.plain == "graded":
+            found = graded(targets)
+        elif self.plain == "multi_label":
+            found = multi_label(targets) if _is_hot(targets) else soft(targets)
+        elif targets.dtype.is_floating_point:
+            found = soft(targets)
+        elif targets.dtype == torch.bool:
+            found = multi_label(targets)
+        else:
+            found = classes(targets)
+        if not set(found.views) & set(self.accepts):
+            raise TypeError(f"targets: {type(self).__name__} expected {self._accepted()}, got {found.kind}()")
+        return found
+
+    def _accepted(self) -> str:
+        kinds = [kind for kind, views in VIEWS.items() if set(views) & set(self.accepts)]
+        return "one of " + ", ".join(f"{kind}()" for kind in kinds)
+
+    def _fields(self, recipe: Scores, targets: Targets) -> dict[str, Tensor]:
+        needed, free = self.wrapped()._field_names()
+        fields: dict[str, Tensor] = {}
+        for name, tensor in targets.fields.items():
+            if tensor.dim() and tensor.numel() != recipe.rows and tensor.shape[0] != recipe.rows:
+                raise ValueError(
+                    f"{name}: expected one entry per row ({recipe.rows}), got shape {tuple(tensor.shape)}"
+                )
+            flat = tensor.reshape(-1) if tensor.numel() == recipe.rows and tensor.dim() else tensor
+            if name == "weight" and flat.dim() == 0:
+                flat = flat.expand(recipe.rows)
+            fields[name] = flat
+        if "query_norm" in needed | free and "query_norm" not in fields:
+            fields["query_norm"] = recipe.query_norm
+
+        def peek() -> Tensor:
+            factor = self.prescale()
+            with torch.no_grad():
+                return (recipe if factor is None else recipe * factor).tensor().reshape(recipe.rows, -1)
+
+        fields.update(self.wrapped().prepare(fields, peek))
+        missing = needed - set(fields)
+        if missing:
+            name = sorted(missing)[0]
+            raise TypeError(
+                f"{name}: {type(self).__name__} needs it, one entry per row; attach it with targets.given({name}=tensor)"
+            )
+        return {n: t for n, t in fields.items() if n in needed | free or n == "weight"}
+
+    def check(self, recipe: Scores, targets: Targets) -> None:
+        """Shapes always, values on the CPU; raises before any work."""
+        rows, columns = recipe.rows, recipe.columns_count
+        for name, tensor in targets.rows.items():
+            if tensor.shape[0] != rows:
+                raise ValueError(
+                    f"targets: expected {rows} rows as the scores, got {tensor.shape[0]} ({name})"
+                )
+            if tensor.dim() == 2 and tensor.shape[1] != columns:
+                raise ValueError(
+                    f"targets: expected shape ({rows}, {columns}) as the scores, got {tuple(tensor.shape)} ({name})"
+                )
+        for name, tensor in {**targets.rows, **targets.shared}.items():
+            if tensor.device != recipe.device:
+                raise ValueError(
+                    f"targets: expected {name} on {recipe.device} as the scores, got {tensor.device}"
+                )
+        if targets.kind == "paired" and rows > columns:
+            raise ValueError(
+                f"targets: paired() needs a column for every row, got {rows} rows and {columns} columns"
+            )
+        if targets.kind == "preferred" and columns < 1:
+            raise ValueError("targets: preferred() needs at least one column, got 0")
+        if targets.kind == "same_label" and targets.shared["keys"].shape[0] != columns:
+            raise ValueError(
+                f"targets: same_label() needs a label for each of {columns} columns, got {targets.shared['keys'].shape[0]}"
+            )
+        if targets.teacher is not None and (targets.teacher.rows, targets.teacher.columns_count) != (
+            rows,
+            columns,
+        ):
+            shape = (targets.teacher.rows, targets.teacher.columns_count)
+            raise ValueError(f"targets: expected teacher scores of shape ({rows}, {columns}), got {shape}")
+        weight = targets.shared.get("class_weight")
+        if weight is not None and weight.shape[0] != columns:
+            raise ValueError(f"weight: expected shape ({columns},), got {tuple(weight.shape)}")
+        if targets.kind == "classes" and not torch.compiler.is_compiling():
+            self._check_index(targets.rows["index"], targets.options["ignore_index"], columns)
+
+    @staticmethod
+    def _check_index(index: Tensor, ignore: int, columns: int) -> None:
+        bad = ((index < 0) | (index >= columns)) & (index != ignore)
+        if index.device.type != "cpu":
+            torch._assert_async(~bad.any())
+        elif bool(bad.any()):
+            row = int(bad.nonzero()[0, 0])
+            raise ValueError(
+                f"targets: expected class indices in [0, {columns}), got {int(index[row])} at row {row}"
+            )
+
+
+def _is_hot(targets: Tensor) -> bool:
+    if not targets.dtype.is_floating_point:
+        return True
+    return bool(((targets == 0) | (targets == 1)).all())
+
+
+def _complete(outcome: Outcome) -> dict[str, tuple[Tensor, Tensor]]:
+    terms: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, (value, count) in outcome.terms.items():
+        assert count is not None
+        terms[name] = value, count
+    return terms
+
+
+class Wrapper(RowLoss):
+    """A row loss around another row loss; :meth:`rule` receives blocks as usual and calls ``self.loss``."""
+
+    def __init__(self, loss: RowLoss, **hyperparameters: Any) -> None:
+        if not isinstance(loss, RowLoss):
+            raise TypeError(f"loss: expected a row loss, got {type(loss).__name__}")
+        super().__init__(**{"over": loss.over, "reduction": loss.reduction, **hyperparameters})
+        self.loss = loss
+
+    def wrapped(self) -> RowLoss:
+        return self.loss.wrapped()
+
+    @property
+    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.loss.accepts
+
+    @property
+    def plain(self) -> str:  # type: ignore[override]
+        return self.loss.plain
+
+    @property
+    def own_terms(self) -> bool:  # type: ignore[override]
+        return self.loss.own_terms
+
+    @property
+    def own_class_weight(self) -> bool:  # type: ignore[override]
+        return self.loss.own_class_weight
+
+    @property
+    def copies(self) -> float:  # type: ignore[override]
+        return self.loss.copies
+
+    def prescale(self) -> float | Tensor | None:
+        return self.loss.prescale()
+
+    def scale_teacher(self, scores: Scores) -> Scores:
+        return self.loss.scale_teacher(scores)
+
+    def check(self, recipe: Scores, targets: Targets) -> None:
+        self.loss.check(recipe, targets)
+
+    def commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
+        self.loss.commit(updates, fields)
+
+    def predict(self, scores: Scores | Tensor) -> Tensor:
+        return self.loss.predict(scores)
+
+    def _evaluate(self, scores: Tensor, targets: Block, fields: dict[str, Tensor]) -> Outcome:
+        return self.loss._evaluate(scores, targets, fields)
+
+
+class SetLoss(Loss):
+    """An objective of the whole batch: one number, no rows; refuses every reduction but the mean."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+Rule = Callable[..., Returned]
+
+
+def row_loss(accepts: Iterable[str] | Rule = ("index",), **options: Any) -> Any:
+    """Turns a function ``rule(scores, targets, *, fields...)`` into a loss class with blocks, gradients and reductions.
+
+    Arguments:
+        accepts: views of the targets the rule reads: index, positive, grade, probability, scores, desirable.
+        options: ``over`` (default of the mean's denominator), ``plain``, ``copies``.
+
+    >>> import torch, torchlosses as tl
+    >>> @tl.row_loss(accepts=["positive"])
+    ... def MaxMargin(scores, targets):
+    ...     worst = targets.max(scores, targets.negative, empty=0.0)
+    ...     best = targets.min(scores, targets.positive, empty=0.0)
+    ...     return (1 + worst - best).relu()
+    >>> MaxMargin()(torch.tensor([[2.0, 1.5]]), tl.classes(torch.tensor([0])))
+    tensor(0.5000)
+    """
+    if callable(accepts):
+        return row_loss()(accepts)
+    views = tuple(accepts)
+    known = {view for found in VIEWS.values() for view in found}
+    unknown = [view for view in views if view not in known]
+    if unknown:
+        raise ValueError(f"accepts: expected views among {', '.join(sorted(known))}, got {unknown[0]!r}")
+
+    def build(function: Rule) -> type[RowLoss]:
+        def evaluate_rule(self: RowLoss, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+            return function(scores, targets, **fields)
+
+        evaluate_rule.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                *inspect.signature(function).parameters.values(),
+            ]
+        )
+        body = {
+            "rule": evaluate_rule,
+            "accepts": views,
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            **options,
+        }
+        return type(function.__name__, (RowLoss,), body)
+
+    return build
+
+
+__all__ = ["Loss", "Reduction", "RowLoss", "SetLoss", "Wrapper", "row_loss"]

@@ -1,0 +1,1 @@
+"""Softmax, sigmoid and robust classification objectives."""

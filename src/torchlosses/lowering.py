@@ -1,0 +1,217 @@
+"""From a recipe's raw operands to what the engine multiplies: casts, norms and cheap factors, by ordinary autograd.
+
+Everything here costs O((B + L) D); the (B, L) part is left to the engine. A lowered piece is one product of a left and a
+right operand, then an elementwise tail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchlosses.scores import Piece, Scores
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a rule computes in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass
+class Lowered:
+    """One piece, ready to evaluate on any rows.
+
+    ``left`` (B, D) and ``right`` (L, D) or (B, K, D); with ``right`` None, ``left`` (B, L) is the scores themselves.
+    ``tail`` lists elementwise operations with their tensors; a tensor of more than one row is per row.
+    """
+
+    left: Tensor
+    right: Tensor | None
+    private: bool
+    columns: int
+    dtype: torch.dtype
+    tail: list[tuple[str, float | Tensor]] = field(default_factory=list)
+    own_rows: Tensor | None = None
+    own_columns: Tensor | None = None
+
+
+@dataclass
+class Plan:
+    """A recipe, lowered: pieces side by side, all in one working dtype."""
+
+    pieces: list[Lowered]
+    rows: int
+    columns: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def masked(self) -> bool:
+        """Whether some cells may not exist: own cells of a self-comparison, or plain scores (which may hold -inf)."""
+        return any(p.own_rows is not None or p.right is None for p in self.pieces)
+
+    def dense(self) -> tuple[Tensor, Tensor | None]:
+        """All scores by ordinary autograd, masked cells 0, and which cells exist (None: all)."""
+        raws, valids = [], []
+        for piece in self.pieces:
+            raw, valid = finish(piece, product(piece), piece.tail, piece.own_rows, self.dtype)
+            raws.append(raw)
+            valids.append(valid)
+        return join(raws, valids)
+
+
+def product(piece: Lowered) -> Tensor:
+    """The part of a piece that is a matrix product, whole."""
+    if piece.right is None:
+        return piece.left
+    if piece.private:
+        return torch.einsum("bd,bkd->bk", piece.left, piece.right)
+    return piece.left @ piece.right.T
+
+
+def join(raws: list[Tensor], valids: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    """Pieces side by side with their masks."""
+    if len(raws) == 1:
+        return raws[0], valids[0]
+    valid = None
+    if any(v is not None for v in valids):
+        valid = torch.cat(
+            [
+                torch.ones_like(r, dtype=torch.bool) if v is None else v
+                for r, v in zip(raws, valids, strict=True)
+            ],
+            dim=1,
+        )
+    return torch.cat(raws, dim=1), valid
+
+
+def finish(
+    piece: Lowered,
+    raw: Tensor,
+    tail: list[tuple[str, float | Tensor]],
+    own_rows: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:
+    """Applies the tail to a block of raw products; masked cells become 0. Returns scores and which cells exist."""
+    scores = raw.to(dtype)
+    valid: Tensor | None = None
+    if piece.right is None and (scores.detach() == -torch.inf).any():
+        valid = scores.detach() != -torch.inf
+        scores = scores.masked_fill(~valid, 0.0)
+    for op, factor in tail:
+        value = factor.to(dtype) if isinstance(factor, Tensor) else factor
+        if op == "mul":
+            scores = scores * value
+        elif op == "add":
+            scores = scores + value
+        else:
+            assert isinstance(value, Tensor)
+            scores = TAILS[op](scores, value)
+    if own_rows is not None and piece.own_columns is not None:
+        different = own_rows[:, None] != piece.own_columns[None, :]
+        valid = different if valid is None else valid & different
+        scores = scores.masked_fill(~valid, 0.0)
+    return scores, valid
+
+
+def _minus_distance(scores: Tensor, noise: Tensor) -> Tensor:
+    """-sqrt of a squared distance; squares that are rounding noise count as 0, with gradient 0."""
+    near = scores.detach() <= noise
+    return torch.where(near, 0.0, -torch.sqrt(torch.where(near, 1.0, scores)))
+
+
+def _minus_acosh1p(scores: Tensor, noise: Tensor) -> Tensor:
+    """-acosh(1 + x) as -log1p(x + sqrt(x (x + 2)))."""
+    near = scores.detach() <= noise
+    x = torch.where(near, 1.0, scores)
+    return torch.where(near, 0.0, -torch.log1p(x + torch.sqrt(x * (x + 2))))
+
+
+TAILS = {"minus_distance": _minus_distance, "minus_acosh1p": _minus_acosh1p}
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Rows at unit Euclidean length; norms are clamped at 1e-12 (a zero row stays zero)."""
+    return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)
+
+
+def lower(scores: Scores) -> Plan:
+    """Casts as autocast or promotion says, normalizes, folds cheap factors into the operands."""
+    device = scores.device
+    dtype = scores.dtype
+    autocast = torch.is_autocast_enabled(device.type) and dtype != torch.float64
+    compute = torch.get_autocast_dtype(device.type) if autocast else dtype
+    work = working_dtype(dtype)
+    with torch.autocast(device.type, enabled=False):
+        pieces = [_lower_piece(piece, compute, work) for piece in scores.pieces]
+    return Plan(pieces, scores.rows, scores.columns_count, work, device)
+
+
+def _rounded(x: Tensor, compute: torch.dtype, work: torch.dtype) -> Tensor:
+    """An operand as the product sees it: rounded to a half type where one rules, then (on the CPU) widened.
+
+    The CPU multiplies halves slowly and rounds the result; the widened product equals a half product with a float32
+    output. Gradients stay float32 until this cast's own backward, after the incoming gradient has been multiplied in.
+    """
+    if compute not in HALVES:
+        return x.to(work)
+    x = x.to(compute)
+    return x.to(work) if x.device.type == "cpu" else x
+
+
+def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lowered:
+    own = {"own_rows": piece.own_rows, "own_columns": piece.own_columns}
+    tail = list(piece.steps)
+    if piece.right is None:
+        return Lowered(piece.left.to(work), None, False, piece.columns, work, tail, **own)
+    same = piece.left is piece.right
+    left, right = piece.left, piece.right
+    if piece.form == "cosine":
+        left = normalize(left.to(work))
+        right = left if same else normalize(right.to(work))
+    left_rounded = _rounded(left, compute, work)
+    right_rounded = left_rounded if same else _rounded(right, compute, work)
+    if piece.form in ("dot", "cosine"):
+        left_rounded, right_rounded, tail = _fold(left_rounded, right_rounded, tail, piece.private)
+        return Lowered(left_rounded, right_rounded, piece.private, piece.columns, work, tail, **own)
+    # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y, from the operands as the product sees them
+    x, y = left_rounded.to(work), right_rounded.to(work)
+    xx = (x * x).sum(-1, keepdim=True)
+    yy = (y * y).sum(-1) if piece.private else (y * y).sum(-1)[None, :]
+    noise = 4 * torch.finfo(work).eps * (xx.detach() + yy.detach().amax() if yy.numel() else xx.detach())
+    squared: list[tuple[str, float | Tensor]] = [("mul", -2.0), ("add", xx), ("add", yy)]
+    if piece.form == "euclidean":
+        tail = [*squared, ("minus_distance", noise), *tail]
+    elif piece.form == "poincare":
+        inside_x, inside_y = 1 / (1 - xx), 1 / (1 - yy)
+        tail = [*squared, ("mul", 2 * inside_x), ("mul", inside_y), ("minus_acosh1p", noise), *tail]
+    else:
+        raise ValueError(f"form: unknown kind of scores {piece.form!r}")
+    return Lowered(left_rounded, right_rounded, piece.private, piece.columns, work, tail, **own)
+
+
+def _fold(
+    left: Tensor, right: Tensor, tail: list[tuple[str, float | Tensor]], private: bool
+) -> tuple[Tensor, Tensor, list[tuple[str, float | Tensor]]]:
+    """Moves factors that stand first into the operands: B D or L D multiplications instead of B L."""
+    if left.dtype in HALVES:
+        return left, right, tail
+    while tail and tail[0][0] == "mul":
+        factor = tail[0][1]
+        if isinstance(factor, Tensor):
+            factor = factor.to(left.dtype)
+            if factor.dim() == 2 and factor.shape[0] == 1 and factor.shape[1] != 1:
+                if private:
+                    break
+                right = right * factor.reshape(-1, 1)
+                tail = tail[1:]
+                continue
+        left = left * factor
+        tail = tail[1:]
+    return left, right, tail

@@ -1,0 +1,99 @@
+"""How rows become one number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from torchlosses.engine.evaluate import safe_inverse
+
+Terms = dict[str, tuple[Tensor, Tensor]]
+OVER = ("rows", "valid", "active", "terms", "pairs")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """From named terms, each (values (B,), counts (B,)), to one number. Terms are pooled by their own counts and added."""
+
+    pools_linearly = False
+
+    def __call__(self, terms: Terms) -> Tensor:
+        return torch.stack([self.term(value, count) for value, count in terms.values()]).sum()
+
+    def term(self, value: Tensor, count: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Mean(Reduction):
+    """Sum of values over sum of counts; 0 with a graph where nothing counts."""
+
+    pools_linearly = True
+
+    def term(self, value: Tensor, count: Tensor) -> Tensor:
+        return value.sum() * safe_inverse(count.sum())
+
+
+@dataclass(frozen=True)
+class Sum(Reduction):
+    """Sum of values."""
+
+    pools_linearly = True
+
+    def term(self, value: Tensor, count: Tensor) -> Tensor:
+        return value.sum()
+
+
+@dataclass(frozen=True)
+class Unreduced(Reduction):
+    """The rows' values (B,), terms added."""
+
+    def __call__(self, terms: Terms) -> Tensor:
+        return torch.stack([value for value, _ in terms.values()]).sum(0)
+
+
+@dataclass(frozen=True)
+class CVaR(Reduction):
+    """Mean of the worst share ``alpha`` of the counted rows (conditional value at risk), fractional row included.
+
+    With n counted rows and k = alpha n, the floor(k) largest values count fully and the next one by the fraction.
+
+    >>> import torch
+    >>> CVaR(0.5).term(torch.tensor([1.0, 4.0, 2.0, 3.0]), torch.ones(4))
+    tensor(3.5000)
+    """
+
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha: expected a number in (0, 1], got {self.alpha!r}")
+
+    def term(self, value: Tensor, count: Tensor) -> Tensor:
+        if value.shape[0] == 0:
+            return value.sum()
+        each = torch.where(count > 0, value / torch.where(count > 0, count, 1.0), 0.0)
+        shown = torch.where(count > 0, each.detach(), -torch.inf)
+        order = shown.argsort(descending=True, stable=True)
+        sorted_count = count[order]
+        budget = self.alpha * count.sum()
+        taken = (budget - (sorted_count.cumsum(0) - sorted_count)).clamp(min=0).minimum(sorted_count)
+        return (taken * each[order]).sum() * safe_inverse(budget)
+
+
+NAMED = {"mean": Mean(), "sum": Sum(), "none": Unreduced()}
+ReductionLike = Union[str, Reduction]
+
+
+def as_reduction(reduction: ReductionLike) -> Reduction:
+    """A reduction by name ('mean', 'sum', 'none') or itself."""
+    if isinstance(reduction, Reduction):
+        return reduction
+    if reduction not in NAMED:
+        raise ValueError(
+            f"reduction: expected 'mean', 'sum', 'none' or a Reduction such as CVaR(0.1), got {reduction!r}"
+        )
+    return NAMED[reduction]
