@@ -205,7 +205,8 @@ class RowLoss(Loss):
     def _field_names(self) -> tuple[set[str], set[str]]:
         """Names of the fields that the rule needs, and those it can do without."""
         function = self.rule if type(self).rule is not RowLoss.rule else self.from_summary
-        needed, free = set(), set()
+        needed: set[str] = set()
+        free: set[str] = set()
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
                 (needed if parameter.default is inspect.Parameter.empty else free).add(name)

@@ -6,14 +6,14 @@ A recipe is a row of *pieces* that stand side by side. Each piece holds raw oper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Union
 
 import torch
 from torch import Tensor
 
-from torchlosses.lowering import lower
+from torchlosses.lowering import lower, working_dtype
 
 Number = Union[int, float]
 Factor = Union[int, float, Tensor]
@@ -110,9 +110,8 @@ class Scores:
     def query_norm(self) -> Tensor:
         """Euclidean norms of the row operands (B,), for losses that read feature quality from them."""
         left = self.pieces[0].left
-        return torch.linalg.vector_norm(
-            left.float() if left.dtype in (torch.float16, torch.bfloat16) else left, dim=-1
-        )
+        norm: Tensor = torch.linalg.vector_norm(left.to(working_dtype(left.dtype)), dim=-1)
+        return norm
 
     def _step(self, op: str, factor: Factor) -> Scores:
         if isinstance(factor, Tensor):
@@ -161,10 +160,10 @@ class Scores:
             )
         piece = self.pieces[0]
         steps = tuple((op, f.mT if isinstance(f, Tensor) and f.dim() == 2 else f) for op, f in piece.steps)
-        own = {"own_rows": piece.own_columns, "own_columns": piece.own_rows}
+        piece = replace(piece, steps=steps, own_rows=piece.own_columns, own_columns=piece.own_rows)
         if piece.right is None:
-            return Scores([replace(piece, left=piece.left.T, steps=steps, **own)])
-        return Scores([replace(piece, left=piece.right, right=piece.left, steps=steps, **own)])
+            return Scores([replace(piece, left=piece.left.T)])
+        return Scores([replace(piece, left=piece.right, right=piece.left)])
 
     def at(self, index: Tensor) -> Scores:
         """The rows named by an index (M,) or a boolean mask (B,)."""
@@ -415,6 +414,3 @@ def as_scores(scores: Scores | Tensor) -> Scores:
         [Piece("tensor", scores.reshape(-1, scores.shape[-1]) if scores.dim() != 2 else scores)],
         scores.shape[:-1],
     )
-
-
-Recipe = Callable[..., Scores]

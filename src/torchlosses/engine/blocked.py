@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchlosses.engine.outcome import Outcome
+from torchlosses.engine.outcome import Outcome, weigh
 from torchlosses.engine.problem import Problem, Tensors
-from torchlosses.engine.streaming import stream_block, streamable
+from torchlosses.engine.streaming import stream_block
 from torchlosses.lowering import HALVES, Lowered, Plan
 
 
@@ -75,11 +75,7 @@ class Buffers:
             if piece.right is None:
                 view.copy_(left)
             elif piece.private:
-                torch.einsum(
-                    "bd,bkd->bk", left, tensors[f"{prefix}{i}.right"], out=None
-                ) if False else view.copy_(
-                    torch.bmm(tensors[f"{prefix}{i}.right"], left[:, :, None]).squeeze(2)
-                )
+                view.copy_(torch.bmm(tensors[f"{prefix}{i}.right"], left[:, :, None]).squeeze(2))
             elif left.dtype == self.plan.dtype and view.is_contiguous():
                 torch.mm(left, tensors[f"{prefix}{i}.right"].T, out=view)
             else:
@@ -96,47 +92,45 @@ class Walk:
         self.tensors = {k: t.detach() if not k.startswith("param.") else t for k, t in tensors.items()}
         self.spans = list(problem.spans())
         height = max((b - a for a, b in self.spans), default=0)
-        self.streams = streamable(problem)
-        self.buffers = Buffers(problem.plan, height) if not (self.streams and self._tiled()) else None
+        self.streams = problem.streams
+        self.buffers = Buffers(problem.plan, height)
         self.teacher_buffers = None if problem.teacher is None else Buffers(problem.teacher, height)
 
-    def _tiled(self) -> bool:
-        return False
-
-    def values(self) -> tuple[list[Outcome], None]:
+    def values(self) -> list[Outcome]:
         """Settled outcomes of all blocks, without gradients."""
         with torch.no_grad():
-            return [self._block(span, None, None)[0] for span in self.spans], None
+            return [self._block(span, None, None) for span in self.spans]
 
     def gradients(
         self, weights: dict[str, Tensor] | None, needed: set[str]
     ) -> tuple[list[Outcome], Gradients]:
-        """Outcomes, and gradients of the sum over rows of weight times value (weight 1 without ``weights``)."""
+        """Outcomes, and gradients of the sum over rows of weight times value (1 without ``weights``)."""
         sums = Gradients(self.problem, self.tensors, needed)
-        return [self._block(span, sums, weights)[0] for span in self.spans], sums
+        return [self._block(span, sums, weights) for span in self.spans], sums
 
     def _block(
         self, span: tuple[int, int], sums: Gradients | None, weights: dict[str, Tensor] | None
-    ) -> tuple[Outcome, None]:
+    ) -> Outcome:
         problem = self.problem
         tensors = problem.cut(self.tensors, span)
         tensors["start"] = torch.tensor(span[0])
-        assert self.buffers is not None
         with torch.no_grad():
             raws = self.buffers.products("s", tensors)
             teacher, seen = None, None
             if problem.teacher is not None and self.teacher_buffers is not None:
                 teacher_raws = self.teacher_buffers.products("t", tensors)
                 teacher, seen = problem.finish("t", problem.teacher, tensors, teacher_raws)
-        coefficient = None if weights is None else {name: w[span[0] : span[1]] for name, w in weights.items()}
+        coefficient = None
+        if weights is not None:
+            coefficient = {name: w[span[0] : span[1]] if w.dim() else w for name, w in weights.items()}
         if self.streams:
-            return stream_block(problem, raws[0], tensors, span, sums, coefficient), None
+            return stream_block(problem, raws[0], tensors, span, sums, coefficient)
         if sums is None:
             scores, exists = problem.finish("s", problem.plan, tensors, raws)
             return self._detached(
                 problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher)
-            ), None
-        return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, seen), None
+            )
+        return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, seen)
 
     def _with_gradient(
         self,
@@ -183,14 +177,6 @@ class Walk:
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a & b
-
-
-def weigh(outcome: Outcome, coefficient: dict[str, Tensor] | None) -> Tensor:
-    """Sum over terms and rows of coefficient times value."""
-    parts = [
-        v.sum() if coefficient is None else (v * coefficient[n]).sum() for n, (v, _) in outcome.terms.items()
-    ]
-    return torch.stack(parts).sum()
 
 
 def gather(outcomes: list[Outcome]) -> Outcome:

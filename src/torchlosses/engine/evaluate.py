@@ -24,9 +24,9 @@ def rows(problem: Problem) -> Outcome:
         return problem.dense()
     inputs = problem.inputs()
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs.values())):
-        return gather(Walk(problem, inputs).values()[0])
+        return gather(Walk(problem, inputs).values())
     record = _Record(problem, list(inputs))
-    flat = _Rows.apply(record, *inputs.values())
+    flat = _Rows.apply(record, *inputs.values())  # type: ignore[no-untyped-call]
     terms: dict[str, Term] = {name: (flat[2 * i], flat[2 * i + 1]) for i, name in enumerate(record.names)}
     return Outcome(terms, record.updates)
 
@@ -46,7 +46,7 @@ def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | N
         return None
     record = _Record(problem, list(inputs))
     record.mean = mean
-    value = _Pooled.apply(record, *inputs.values())
+    value = _Pooled.apply(record, *inputs.values())  # type: ignore[no-untyped-call]
     if len(record.names) != 1:
         return None
     return value, record.updates
@@ -85,7 +85,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, record: _Record, *tensors: Tensor) -> tuple[Tensor, ...]:
-        outcome = gather(Walk(record.problem, record.tensors(tensors)).values()[0])
+        outcome = gather(Walk(record.problem, record.tensors(tensors)).values())
         record.names, record.updates = list(outcome.terms), outcome.updates
         ctx.record = record
         ctx.save_for_backward(*tensors)
@@ -133,7 +133,7 @@ def _unweighted(record: _Record, saved: tuple[Tensor, ...], name: str) -> Tensor
     """Counts of rows as if every row weighed 1."""
     tensors = record.tensors(saved)
     tensors["fields.weight"] = torch.ones_like(tensors["fields.weight"])
-    count = gather(Walk(record.problem, tensors).values()[0]).terms[name][1]
+    count = gather(Walk(record.problem, tensors).values()).terms[name][1]
     assert count is not None
     return count
 
@@ -146,7 +146,8 @@ class _Pooled(torch.autograd.Function):
         problem = record.problem
         walk = Walk(problem, record.tensors(tensors))
         needed = record.needed(ctx.needs_input_grad[1:])
-        outcomes, sums = walk.gradients(None, needed)
+        weights = {"*": safe_inverse(problem.known_count())} if record.mean and problem.count_known else None
+        outcomes, sums = walk.gradients(weights, needed)
         outcome = gather(outcomes)
         record.names, record.updates = list(outcome.terms), outcome.updates
         if len(record.names) != 1:
@@ -157,8 +158,9 @@ class _Pooled(torch.autograd.Function):
         if record.mean:
             inverse = safe_inverse(count.sum())
             total = total * inverse
-            for gradient in sums.sums.values():
-                gradient *= inverse
+            if weights is None:
+                for gradient in sums.sums.values():
+                    gradient *= inverse
         ctx.record, ctx.sums = record, sums.sums
         ctx.save_for_backward(*tensors)
         return total
@@ -181,11 +183,20 @@ class _Pooled(torch.autograd.Function):
             raise RuntimeError(
                 "the gradients of this loss were already consumed; pass retain_graph=True to the first backward"
             )
-        out: list[Tensor | None] = []
-        for key, t in zip(record.keys, saved, strict=True):
-            held = ctx.sums.get(key)
-            out.append(None if held is None else _cast(held * grad, t))
-        return (None, *out)
+        held = ctx.sums
+        if not _keeps_graph():  # the last use: scale in place, hand over without a copy
+            ctx.sums = None
+            if grad.device.type != "cpu" or float(grad) != 1.0:
+                held = {key: gradient.mul_(grad) for key, gradient in held.items()}
+        else:
+            held = {key: gradient * grad for key, gradient in held.items()}
+        return (None, *(_cast(held.pop(key, None), t) for key, t in zip(record.keys, saved, strict=True)))
+
+
+def _keeps_graph() -> bool:
+    """Whether the running backward pass was asked to retain its graph; True where torch does not tell."""
+    tell = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if tell is None else bool(tell())
 
 
 def _cast(gradient: Tensor | None, like: Tensor) -> Tensor | None:

@@ -108,3 +108,17 @@ def finite(x: Tensor) -> Tensor:
     """Zero where not finite, in value and gradient."""
     ok = torch.isfinite(x.detach())
     return torch.where(ok, x, 0.0)
+
+
+def _of(coefficient: dict[str, Tensor], name: str) -> Tensor:
+    """A term's coefficient; the key '*' stands for all terms."""
+    return coefficient[name] if name in coefficient else coefficient["*"]
+
+
+def weigh(outcome: Outcome, coefficient: dict[str, Tensor] | None) -> Tensor:
+    """Sum over terms and rows of coefficient times value."""
+    parts = [
+        v.sum() if coefficient is None else (v * _of(coefficient, n)).sum()
+        for n, (v, _) in outcome.terms.items()
+    ]
+    return torch.stack(parts).sum()

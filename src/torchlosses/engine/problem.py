@@ -17,6 +17,7 @@ from torchlosses.lowering import Lowered, Plan, finish, join
 Rule = Callable[[Tensor, Block, dict[str, Tensor]], Outcome]
 SummaryRule = Callable[[Summary, Block, dict[str, Tensor]], Outcome]
 Tensors = dict[str, Tensor]
+WITH_INDEX = ("classes", "paired", "preferred")  # kinds with one right column per row
 
 
 @dataclass
@@ -72,11 +73,29 @@ class Problem:
             return True
         return tensor.dim() >= 1 and tensor.shape[0] == self.plan.rows
 
+    @property
+    def streams(self) -> bool:
+        """Whether the hand-written gradient of a summary rule covers this call; otherwise the block rule does."""
+        if self.summary_rule is None or not self.summary or len(self.plan.pieces) != 1:
+            return False
+        piece = self.plan.pieces[0]
+        if piece.private or not self.plan.columns or "mask" in self.rows:
+            return False
+        if any(op != "add" for op, _ in piece.tail):
+            return False
+        asked = set(self.summary)
+        if self.plan.masked and "total" in asked:
+            return False
+        if self.kind in WITH_INDEX:
+            return asked <= {"lse", "target", "rest", "total"}
+        return asked <= {"lse", "target"} and not any(t.requires_grad for t in self.rows.values())
+
     # --- blocks ------------------------------------------------------------------------------------------------
 
     def spans(self) -> Iterator[tuple[int, int]]:
         size = torch.finfo(self.plan.dtype).bits // 8
-        step = self.budget.rows(self.plan.rows, self.plan.columns, size, self.copies)
+        copies = 1.0 if self.streams else self.copies
+        step = self.budget.rows(self.plan.rows, self.plan.columns, size, copies)
         for start in range(0, self.plan.rows, step):
             yield start, min(start + step, self.plan.rows)
 

@@ -7,34 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchlosses.engine.outcome import GivenSummary, Outcome, finite
+from torchlosses.engine.outcome import GivenSummary, Outcome, finite, weigh
 from torchlosses.engine.problem import Problem, Tensors
 
 if TYPE_CHECKING:
     from torchlosses.engine.blocked import Gradients
-
-WITH_INDEX = {"lse", "target", "rest", "total"}
-WITH_MASK = {"lse", "target"}
-
-
-def streamable(problem: Problem) -> bool:
-    """Whether the hand-written gradient covers this call; otherwise the block rule does."""
-    if problem.summary_rule is None or not problem.summary or len(problem.plan.pieces) != 1:
-        return False
-    piece = problem.plan.pieces[0]
-    if (
-        piece.private
-        or not problem.plan.columns
-        or any(op != "add" for op, _ in piece.tail)
-        or "mask" in problem.rows
-    ):
-        return False
-    asked = set(problem.summary)
-    if problem.plan.masked and "total" in asked:
-        return False
-    if problem.kind in ("classes", "paired", "preferred"):
-        return asked <= WITH_INDEX
-    return asked <= WITH_MASK and not any(t.requires_grad for t in problem.rows.values())
 
 
 def stream_block(
@@ -109,11 +86,7 @@ def stream_block(
             GivenSummary({**given, **leaves}, mass, columns), block_live, problem.own_fields(fields)
         )
         outcome = problem.settle(outcome, block_live, fields)
-        parts = [
-            v.sum() if coefficient is None else (v * coefficient[n]).sum()
-            for n, (v, _) in outcome.terms.items()
-        ]
-        total = torch.stack(parts).sum()
+        total = weigh(outcome, coefficient)
     if not total.requires_grad:
         return outcome
     found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
