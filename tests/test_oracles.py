@@ -67,11 +67,7 @@ def agree(
     absolute: float,
     mask: torch.Tensor | None,
 ) -> str | None:
-    ours = (
-        ours.detach().to(torch.float64).reshape(-1)
-        if ours.numel() == golden.numel()
-        else ours.detach().to(torch.float64)
-    )
+    ours = ours.detach().to(torch.float64).reshape(-1) if ours.numel() == golden.numel() else ours.detach().to(torch.float64)
     golden = golden.to(torch.float64).reshape(-1)
     if ours.shape != golden.shape:
         return f"{name}: expected {tuple(golden.shape)}, got {tuple(ours.shape)}"
@@ -88,9 +84,7 @@ def agree(
     return None
 
 
-def test_case(
-    family: str, entry: dict[str, Any], mode: str, request: pytest.FixtureRequest, record_property: Any
-) -> None:
+def test_case(family: str, entry: dict[str, Any], mode: str, request: pytest.FixtureRequest, record_property: Any) -> None:
     slip = "slip" in entry
     record_property("oracle", "slip" if slip else "failed")
     if slip:
@@ -107,9 +101,7 @@ def test_case(
             of = str(entry.get("gradient_of") or entry.get("grad_of") or "")
             root = outputs["loss"].mean() if of.startswith("mean over rows") else outputs["loss"].sum()
             found = torch.autograd.grad(root, [case[k] for k in wanted], allow_unused=True)
-            gradients = {
-                k: torch.zeros_like(case[k]) if g is None else g for k, g in zip(wanted, found, strict=True)
-            }
+            gradients = {k: torch.zeros_like(case[k]) if g is None else g for k, g in zip(wanted, found, strict=True)}
         elif wanted:
             gradients = {k: torch.full_like(case[k], torch.nan) for k in wanted}
     tolerance = entry["tolerance"]
@@ -122,23 +114,15 @@ def test_case(
         mask = case.arrays.get(f"gradmask.{key}")
         allowed = None if mask is None else torch.as_tensor(mask).bool()
         problems.append(
-            agree(
-                f"grad.{key}", ours, case.golden(f"grad.{key}"), tolerance["grad"], tolerance["atol"], allowed
-            )
+            agree(f"grad.{key}", ours, case.golden(f"grad.{key}"), tolerance["grad"], tolerance["atol"], allowed)
         )
     problems = [p for p in problems if p]
-    assert not problems, f"{entry['case']} ({entry.get('call')}; {entry.get('notes')}): " + "; ".join(
-        problems
-    )
+    assert not problems, f"{entry['case']} ({entry.get('call')}; {entry.get('notes')}): " + "; ".join(problems)
     record_property("oracle", "passed")
 
 
-def test_every_recipe_is_mapped_or_pending(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    present = Counter(
-        e["recipe"] for es in families(Path(request.config.getoption("--oracles"))).values() for e in es
-    )
+def test_every_recipe_is_mapped_or_pending(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    present = Counter(e["recipe"] for es in families(Path(request.config.getoption("--oracles"))).values() for e in es)
     unknown = sorted(set(present) - set(MAPPING) - PENDING)
     assert not unknown, f"neither mapped nor pending: {unknown}"
     both = sorted(set(MAPPING) & PENDING)

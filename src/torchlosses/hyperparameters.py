@@ -24,7 +24,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Hyper:
-    """One declared hyperparameter. Made by :func:`real`, :func:`integer`, :func:`choice`, :func:`flag`, :func:`data`."""
+    """One declared hyperparameter. Made by :func:`real`, :func:`integer`, :func:`choice`, :func:`flag`, :func:`data`, :func:`reals`."""
 
     kind: str
     default: Any
@@ -52,6 +52,8 @@ class Hyper:
             text = "True or False"
         elif self.kind == "data":
             text = self.doc or "a tensor"
+        elif self.kind == "reals":
+            text = f"a number or a tuple of numbers in [{self.low:g}, {self.high:g}]"
         else:
             noun = "an integer" if self.kind == "integer" else "a number"
             left = "(" if self.low_open or math.isinf(self.low) else "["
@@ -75,6 +77,10 @@ class Hyper:
             return value
         if self.kind == "data":
             return value
+        if self.kind == "reals":
+            each = Hyper("real", None, low=self.low, high=self.high, name=self.name)
+            found = value if isinstance(value, (tuple, list)) else (value,)
+            return tuple(each.validate(v) for v in found)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{self.name}: expected {self.expected}, got {type(value).__name__} {value!r}")
         if self.kind == "integer":
@@ -144,9 +150,20 @@ def integer(
     return cast(int, Hyper("integer", default, doc, low, high, optional=optional, search=_search(search)))
 
 
-def choice(
-    default: Any, doc: str = "", *, options: Sequence[Any], search: Sequence[Any] | None = None
-) -> str:
+def reals(
+    default: Sequence[float],
+    doc: str = "",
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    search: Sequence[Any] | None = None,
+) -> tuple[float, ...]:
+    """A tuple of real numbers in ``[low, high]``; one number stands for a tuple of one, which is what a search draws."""
+    hyper = Hyper("reals", tuple(default), doc, low, high, search=_search(search))
+    return cast("tuple[float, ...]", hyper)
+
+
+def choice(default: Any, doc: str = "", *, options: Sequence[Any], search: Sequence[Any] | None = None) -> str:
     """A hyperparameter that takes one of the options."""
     found = None if search is None else Search(choices=tuple(search))
     return cast(str, Hyper("choice", default, doc, choices=tuple(options), search=found))

@@ -59,9 +59,7 @@ class Loss(nn.Module):
         super().__init__()
         for name in hyperparameters:
             if name not in self._hypers:
-                raise TypeError(
-                    f"{type(self).__name__}: unexpected hyperparameter {name!r}, expected {self._expected()}"
-                )
+                raise TypeError(f"{type(self).__name__}: unexpected hyperparameter {name!r}, expected {self._expected()}")
         for name, hyper in self._hypers.items():
             value = hyper.validate(hyperparameters.get(name, hyper.default))
             if isinstance(value, Tensor):
@@ -83,11 +81,7 @@ class Loss(nn.Module):
         return dict(cls._hypers)
 
     def extra_repr(self) -> str:
-        shown = [
-            f"{n}={getattr(self, n)!r}"
-            for n, h in self._hypers.items()
-            if n in self._given or h.search is not None
-        ]
+        shown = [f"{n}={getattr(self, n)!r}" for n, h in self._hypers.items() if n in self._given or h.search is not None]
         return ", ".join(shown)
 
 
@@ -164,7 +158,8 @@ class RowLoss(Loss):
     def forward(self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor) -> Tensor:
         """The value on scores and targets, reduced; (rows) with reduction='none'. ``fields`` as ``targets.given``."""
         problem, leading, used = self._problem(scores, targets, fields)
-        value, updates = self._value(problem, leading)
+        with torch.autocast(problem.plan.device.type, enabled=False):  # after the products, float32
+            value, updates = self._value(problem, leading)
         self._commit(updates, used)
         return value
 
@@ -178,13 +173,12 @@ class RowLoss(Loss):
         value = reduction(_complete(outcome))
         return (value.reshape(leading) if self.reduction == "none" else value), outcome.updates
 
-    def terms(
-        self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor
-    ) -> dict[str, Tensor]:
+    def terms(self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor) -> dict[str, Tensor]:
         """Each named term, reduced on its own, detached: for logging. State is not advanced."""
         with torch.no_grad():
             problem, _, _ = self._problem(scores, targets, fields)
-            outcome = _complete(evaluate.rows(problem))
+            with torch.autocast(problem.plan.device.type, enabled=False):
+                outcome = _complete(evaluate.rows(problem))
             return {name: self._reduction({name: term}) for name, term in outcome.items()}
 
     def _commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
@@ -234,15 +228,13 @@ class RowLoss(Loss):
             shared=dict(wanted.shared),
             options=dict(wanted.options),
             fields=fields,
-            rule=self._outside_autocast(self._evaluate, recipe.device.type),
+            rule=self._evaluate,
             over=self.over,
             parameters=[p for p in self.parameters() if p.requires_grad],
             teacher=teacher,
             copies=self.copies,
             summary=self.streams(wanted),
-            summary_rule=self._outside_autocast(self._evaluate_summary, recipe.device.type)
-            if self.summary
-            else None,
+            summary_rule=self._evaluate_summary if self.summary else None,
             own_terms=self.own_terms,
             own_class_weight=self.own_class_weight,
         )
@@ -252,24 +244,10 @@ class RowLoss(Loss):
         """The teacher's scores as the rule wants them."""
         return scores
 
-    @staticmethod
-    def _outside_autocast(function: Callable[..., Outcome], device: str) -> Callable[..., Outcome]:
-        def call(*arguments: Any) -> Outcome:
-            with torch.autocast(device, enabled=False):
-                return function(*arguments)
-
-        return call
-
     def _scaled(self, recipe: Scores, factor: float | Tensor) -> Scores:
-        own = [
-            f for piece in recipe.pieces for op, f in piece.steps if op == "mul" and piece.right is not None
-        ]
+        own = [f for piece in recipe.pieces for op, f in piece.steps if op == "mul" and piece.right is not None]
         scaled_by_caller = any(isinstance(f, Tensor) or f != 1 for f in own)
-        if (
-            scaled_by_caller
-            and (isinstance(factor, Tensor) or factor != 1)
-            and not getattr(self, "_warned", False)
-        ):
+        if scaled_by_caller and (isinstance(factor, Tensor) or factor != 1) and not getattr(self, "_warned", False):
             self._warned = True
             warnings.warn(
                 f"{type(self).__name__} applies its own temperature to scores that are already scaled; "
@@ -309,9 +287,7 @@ class RowLoss(Loss):
         fields: dict[str, Tensor] = {}
         for name, tensor in targets.fields.items():
             if tensor.dim() and tensor.numel() != recipe.rows and tensor.shape[0] != recipe.rows:
-                raise ValueError(
-                    f"{name}: expected one entry per row ({recipe.rows}), got shape {tuple(tensor.shape)}"
-                )
+                raise ValueError(f"{name}: expected one entry per row ({recipe.rows}), got shape {tuple(tensor.shape)}")
             flat = tensor.reshape(-1) if tensor.numel() == recipe.rows and tensor.dim() else tensor
             if name == "weight" and flat.dim() == 0:
                 flat = flat.expand(recipe.rows)
@@ -338,22 +314,16 @@ class RowLoss(Loss):
         rows, columns = recipe.rows, recipe.columns_count
         for name, tensor in targets.rows.items():
             if tensor.shape[0] != rows:
-                raise ValueError(
-                    f"targets: expected {rows} rows as the scores, got {tensor.shape[0]} ({name})"
-                )
+                raise ValueError(f"targets: expected {rows} rows as the scores, got {tensor.shape[0]} ({name})")
             if tensor.dim() == 2 and tensor.shape[1] != columns:
                 raise ValueError(
                     f"targets: expected shape ({rows}, {columns}) as the scores, got {tuple(tensor.shape)} ({name})"
                 )
         for name, tensor in {**targets.rows, **targets.shared}.items():
             if tensor.device != recipe.device:
-                raise ValueError(
-                    f"targets: expected {name} on {recipe.device} as the scores, got {tensor.device}"
-                )
+                raise ValueError(f"targets: expected {name} on {recipe.device} as the scores, got {tensor.device}")
         if targets.kind == "paired" and rows > columns:
-            raise ValueError(
-                f"targets: paired() needs a column for every row, got {rows} rows and {columns} columns"
-            )
+            raise ValueError(f"targets: paired() needs a column for every row, got {rows} rows and {columns} columns")
         if targets.kind == "preferred" and columns < 1:
             raise ValueError("targets: preferred() needs at least one column, got 0")
         if targets.kind == "same_label" and targets.shared["keys"].shape[0] != columns:
@@ -379,9 +349,7 @@ class RowLoss(Loss):
             torch._assert_async(~bad.any())
         elif bool(bad.any()):
             row = int(bad.nonzero()[0, 0])
-            raise ValueError(
-                f"targets: expected class indices in [0, {columns}), got {int(index[row])} at row {row}"
-            )
+            raise ValueError(f"targets: expected class indices in [0, {columns}), got {int(index[row])} at row {row}")
 
 
 def _is_hot(targets: Tensor) -> bool:

@@ -82,10 +82,7 @@ def join(raws: list[Tensor], valids: list[Tensor | None]) -> tuple[Tensor, Tenso
     valid = None
     if any(v is not None for v in valids):
         valid = torch.cat(
-            [
-                torch.ones_like(r, dtype=torch.bool) if v is None else v
-                for r, v in zip(raws, valids, strict=True)
-            ],
+            [torch.ones_like(r, dtype=torch.bool) if v is None else v for r, v in zip(raws, valids, strict=True)],
             dim=1,
         )
     return torch.cat(raws, dim=1), valid

@@ -93,7 +93,5 @@ def as_reduction(reduction: ReductionLike) -> Reduction:
     if isinstance(reduction, Reduction):
         return reduction
     if reduction not in NAMED:
-        raise ValueError(
-            f"reduction: expected 'mean', 'sum', 'none' or a Reduction such as CVaR(0.1), got {reduction!r}"
-        )
+        raise ValueError(f"reduction: expected 'mean', 'sum', 'none' or a Reduction such as CVaR(0.1), got {reduction!r}")
     return NAMED[reduction]

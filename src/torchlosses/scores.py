@@ -28,9 +28,7 @@ class Piece:
     right: Tensor | None = None  # (L, D); (B, K, D) when private to each row
     private: bool = False
     steps: tuple[tuple[str, Factor], ...] = ()
-    own_rows: Tensor | None = (
-        None  # a cell with own_rows[i] == own_columns[j] compares an example with itself
-    )
+    own_rows: Tensor | None = None  # a cell with own_rows[i] == own_columns[j] compares an example with itself
     own_columns: Tensor | None = None
 
     @property
@@ -71,9 +69,7 @@ class Scores:
         rows = {piece.rows for piece in pieces}
         if len(rows) != 1:
             raise ValueError(f"scores: expected pieces with the same number of rows, got {sorted(rows)}")
-        devices = {
-            operand.device for piece in pieces for operand in (piece.left, piece.right) if operand is not None
-        }
+        devices = {operand.device for piece in pieces for operand in (piece.left, piece.right) if operand is not None}
         if len(devices) != 1:
             raise ValueError(f"scores: expected all operands on one device, got {sorted(map(str, devices))}")
         self.pieces = tuple(pieces)
@@ -118,9 +114,7 @@ class Scores:
             b, n = self.rows, self.columns_count
             if factor.dim() == 1 and factor.numel() == 1:
                 factor = factor.reshape(())
-            if factor.dim() not in (0, 2) or (
-                factor.dim() == 2 and tuple(factor.shape) not in {(b, 1), (1, n), (1, 1)}
-            ):
+            if factor.dim() not in (0, 2) or (factor.dim() == 2 and tuple(factor.shape) not in {(b, 1), (1, n), (1, 1)}):
                 raise ValueError(
                     f"factor: expected a number or a tensor of shape (), ({b}, 1) or (1, {n}), got {tuple(factor.shape)}"
                 )
@@ -155,9 +149,7 @@ class Scores:
     def T(self) -> Scores:
         """Columns as rows. For one piece whose columns are shared by all rows."""
         if len(self.pieces) != 1 or self.pieces[0].private:
-            raise TypeError(
-                "T: expected scores of one piece with shared columns, got a concatenation or private candidates"
-            )
+            raise TypeError("T: expected scores of one piece with shared columns, got a concatenation or private candidates")
         piece = self.pieces[0]
         steps = tuple((op, f.mT if isinstance(f, Tensor) and f.dim() == 2 else f) for op, f in piece.steps)
         piece = replace(piece, steps=steps, own_rows=piece.own_columns, own_columns=piece.own_rows)
@@ -192,19 +184,14 @@ class Scores:
     def columns(self, index: Tensor) -> Scores:
         """The columns named by an index (M,) or a boolean mask (L,). For scores of one piece."""
         if len(self.pieces) != 1:
-            raise TypeError(
-                f"columns: expected scores of one piece, got a concatenation of {len(self.pieces)}"
-            )
+            raise TypeError(f"columns: expected scores of one piece, got a concatenation of {len(self.pieces)}")
         piece = self.pieces[0]
         index = _index(index, piece.columns, "columns")
         steps = tuple(
             (
                 op,
                 f[:, index]
-                if isinstance(f, Tensor)
-                and f.dim() == 2
-                and f.shape[1] == piece.columns
-                and piece.columns != 1
+                if isinstance(f, Tensor) and f.dim() == 2 and f.shape[1] == piece.columns and piece.columns != 1
                 else f,
             )
             for op, f in piece.steps
@@ -233,7 +220,8 @@ class Scores:
     def tensor(self) -> Tensor:
         """The whole matrix, by ordinary autograd; a self-comparison's own cells are -inf."""
         plan = lower(self)
-        scores, valid = plan.dense()
+        with torch.autocast(self.device.type, enabled=False):
+            scores, valid = plan.dense()
         if valid is not None:
             scores = scores.masked_fill(~valid, -torch.inf)
         return scores.reshape(self.shape)
@@ -266,15 +254,13 @@ def _features(name: str, value: object, dim: int = 2) -> Tensor:
 def _compare(form: str, rows: Tensor, columns: Tensor | None, names: tuple[str, str]) -> Scores:
     left = _features(names[0], rows)
     leading = left.shape[:-1]
-    left = left.reshape(-1, left.shape[-1])
+    left = left.flatten(0, -2)
     if columns is None:
         own = torch.arange(left.shape[0], device=left.device)
         return Scores([Piece(form, left, left, own_rows=own, own_columns=own)], leading)
     right = _features(names[1], columns)
     if right.dim() != 2 or right.shape[1] != left.shape[1]:
-        raise ValueError(
-            f"{names[1]}: expected shape (L, {left.shape[1]}) to match {names[0]}, got {tuple(right.shape)}"
-        )
+        raise ValueError(f"{names[1]}: expected shape (L, {left.shape[1]}) to match {names[0]}, got {tuple(right.shape)}")
     return Scores([Piece(form, left, right)], leading)
 
 
@@ -350,12 +336,7 @@ def per_row(queries: Tensor, candidates: Tensor, form: str = "cosine") -> Scores
     if form not in ("cosine", "dot", "euclidean"):
         raise ValueError(f"form: expected one of 'cosine', 'dot', 'euclidean', got {form!r}")
     left, right = _features("queries", queries), _features("candidates", candidates, 3)
-    if (
-        left.dim() != 2
-        or right.dim() != 3
-        or right.shape[0] != left.shape[0]
-        or right.shape[2] != left.shape[1]
-    ):
+    if left.dim() != 2 or right.dim() != 3 or right.shape[0] != left.shape[0] or right.shape[2] != left.shape[1]:
         raise ValueError(
             f"candidates: expected shape ({left.shape[0]}, K, {left.shape[-1]}) for queries {tuple(left.shape)}, "
             f"got {tuple(right.shape)}"
@@ -391,9 +372,7 @@ def implicit_reward(policy: Tensor, reference: Tensor | None = None, beta: float
     if reference is not None:
         reference = _features("reference", reference, 1)
         if reference.shape != policy.shape:
-            raise ValueError(
-                f"reference: expected shape {tuple(policy.shape)} as policy, got {tuple(reference.shape)}"
-            )
+            raise ValueError(f"reference: expected shape {tuple(policy.shape)} as policy, got {tuple(reference.shape)}")
         policy = policy - reference.detach()
     return as_scores(policy.unsqueeze(-1) if policy.dim() == 1 else policy) * beta
 
@@ -407,10 +386,8 @@ def as_scores(scores: Scores | Tensor) -> Scores:
     if not scores.dtype.is_floating_point:
         raise TypeError(f"scores: expected a floating-point tensor, got {scores.dtype}")
     if scores.dim() < 2:
-        raise ValueError(
-            f"scores: expected at least 2 dimensions (rows, alternatives), got shape {tuple(scores.shape)}"
-        )
+        raise ValueError(f"scores: expected at least 2 dimensions (rows, alternatives), got shape {tuple(scores.shape)}")
     return Scores(
-        [Piece("tensor", scores.reshape(-1, scores.shape[-1]) if scores.dim() != 2 else scores)],
+        [Piece("tensor", scores.flatten(0, -2))],
         scores.shape[:-1],
     )

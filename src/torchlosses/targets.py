@@ -59,9 +59,7 @@ class Targets:
         """
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor):
-                raise TypeError(
-                    f"{name}: expected a tensor with one entry per row, got {type(tensor).__name__}"
-                )
+                raise TypeError(f"{name}: expected a tensor with one entry per row, got {type(tensor).__name__}")
         return replace(self, fields={**self.fields, **tensors})
 
     def at(self, index: Tensor) -> Targets:
@@ -81,15 +79,11 @@ class Targets:
             return replace(self, rows={"labels": keys}, shared={"keys": self.rows["labels"]}, fields={})
         matrix = {"multi_label": "hot", "graded": "relevance"}.get(self.kind)
         if matrix is None:
-            raise TypeError(
-                f"targets: {self.kind}() has no transpose; expected paired, same_label, multi_label or graded"
-            )
+            raise TypeError(f"targets: {self.kind}() has no transpose; expected paired, same_label, multi_label or graded")
         return replace(self, rows={name: t.T for name, t in self.rows.items()}, fields={})
 
     def __repr__(self) -> str:
-        shapes = ", ".join(
-            f"{name}={tuple(t.shape)}" for name, t in {**self.rows, **self.shared, **self.fields}.items()
-        )
+        shapes = ", ".join(f"{name}={tuple(t.shape)}" for name, t in {**self.rows, **self.shared, **self.fields}.items())
         return f"{self.kind}({shapes})"
 
 
@@ -105,7 +99,7 @@ def _matrix(name: str, value: object) -> Tensor:
     value = _tensor(name, value)
     if value.dim() < 2:
         raise ValueError(f"{name}: expected shape (rows, alternatives), got {tuple(value.shape)}")
-    return value.reshape(-1, value.shape[-1])
+    return value.flatten(0, -2)
 
 
 def classes(index: Tensor, weight: Tensor | None = None, ignore_index: int = -100) -> Targets:
@@ -196,9 +190,7 @@ def teacher(scores: Scores | Tensor, temperature: float = 1.0, where: Tensor | N
     if temperature != 1.0:
         recipe = recipe / temperature
     rows: dict[str, Tensor] = {}
-    return Targets(
-        "teacher", _with_mask(rows, where, torch.Size((recipe.rows, recipe.columns_count))), teacher=recipe
-    )
+    return Targets("teacher", _with_mask(rows, where, torch.Size((recipe.rows, recipe.columns_count))), teacher=recipe)
 
 
 def _with_mask(rows: dict[str, Tensor], mask: Tensor | None, shape: torch.Size) -> dict[str, Tensor]:

@@ -32,9 +32,7 @@ class Gradients:
         else:
             into += gradient
 
-    def push(
-        self, i: int, piece: Lowered, gradient: Tensor, span: tuple[int, int], columns: slice = slice(None)
-    ) -> None:
+    def push(self, i: int, piece: Lowered, gradient: Tensor, span: tuple[int, int], columns: slice = slice(None)) -> None:
         """The two products back from the gradient of a block of raw products."""
         left_key, right_key = f"s{i}.left", f"s{i}.right"
         rows = slice(*span)
@@ -45,9 +43,7 @@ class Gradients:
         left, right = self.tensors[left_key][rows], self.tensors[right_key]
         if piece.private:
             if left_key in self.needed:
-                self.sums[left_key][rows] = torch.einsum(
-                    "bk,bkd->bd", gradient, right[rows].to(gradient.dtype)
-                )
+                self.sums[left_key][rows] = torch.einsum("bk,bkd->bd", gradient, right[rows].to(gradient.dtype))
             if right_key in self.needed:
                 self.sums[right_key][rows] = gradient[:, :, None] * left[:, None, :]
             return
@@ -101,16 +97,12 @@ class Walk:
         with torch.no_grad():
             return [self._block(span, None, None) for span in self.spans]
 
-    def gradients(
-        self, weights: dict[str, Tensor] | None, needed: set[str]
-    ) -> tuple[list[Outcome], Gradients]:
+    def gradients(self, weights: dict[str, Tensor] | None, needed: set[str]) -> tuple[list[Outcome], Gradients]:
         """Outcomes, and gradients of the sum over rows of weight times value (1 without ``weights``)."""
         sums = Gradients(self.problem, self.tensors, needed)
         return [self._block(span, sums, weights) for span in self.spans], sums
 
-    def _block(
-        self, span: tuple[int, int], sums: Gradients | None, weights: dict[str, Tensor] | None
-    ) -> Outcome:
+    def _block(self, span: tuple[int, int], sums: Gradients | None, weights: dict[str, Tensor] | None) -> Outcome:
         problem = self.problem
         tensors = problem.cut(self.tensors, span)
         tensors["start"] = torch.tensor(span[0])
@@ -127,9 +119,7 @@ class Walk:
             return stream_block(problem, raws[0], tensors, span, sums, coefficient)
         if sums is None:
             scores, exists = problem.finish("s", problem.plan, tensors, raws)
-            return self._detached(
-                problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher)
-            )
+            return self._detached(problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher))
         return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, seen)
 
     def _with_gradient(
@@ -154,9 +144,7 @@ class Walk:
             scores, exists = problem.finish("s", problem.plan, tensors, leaves)
             outcome = problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher)
             total = weigh(outcome, coefficient)
-        wanted = [leaf for leaf, need in zip(leaves, needs_raw, strict=True) if need] + [
-            tensors[key] for key in others
-        ]
+        wanted = [leaf for leaf, need in zip(leaves, needs_raw, strict=True) if need] + [tensors[key] for key in others]
         if total.requires_grad and wanted:
             found = list(torch.autograd.grad(total, wanted, allow_unused=True))
             with torch.no_grad():

@@ -27,7 +27,8 @@ class Budget:
         return max(1, min(total, int(max(fit, thick if copies < 16 else 1))))
 
 
-_current: ContextVar[Budget] = ContextVar("torchlosses_budget", default=Budget())
+_DEFAULT = Budget()
+_current: ContextVar[Budget] = ContextVar("torchlosses_budget", default=_DEFAULT)
 
 
 def current() -> Budget:

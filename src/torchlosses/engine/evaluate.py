@@ -107,9 +107,7 @@ class _Rows(torch.autograd.Function):
         if torch.is_grad_enabled():
             with torch.enable_grad():
                 outcome = _twice(record, saved)
-                outputs = [
-                    t for value, count in outcome.terms.values() for t in (value, count) if t is not None
-                ]
+                outputs = [t for value, count in outcome.terms.values() for t in (value, count) if t is not None]
                 pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
                 wanted = [t for t, flag in zip(saved, flags, strict=True) if flag]
                 found = torch.autograd.grad(
@@ -203,9 +201,7 @@ def _cast(gradient: Tensor | None, like: Tensor) -> Tensor | None:
     return None if gradient is None else gradient.to(like.dtype)
 
 
-def _spread(
-    record: _Record, flags: tuple[bool, ...], found: list[Tensor | None]
-) -> tuple[Tensor | None, ...]:
+def _spread(record: _Record, flags: tuple[bool, ...], found: list[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Gradients of the inputs that want one, None elsewhere."""
     return (None, *(found.pop(0) if flag else None for flag in flags))
 

@@ -117,8 +117,5 @@ def _of(coefficient: dict[str, Tensor], name: str) -> Tensor:
 
 def weigh(outcome: Outcome, coefficient: dict[str, Tensor] | None) -> Tensor:
     """Sum over terms and rows of coefficient times value."""
-    parts = [
-        v.sum() if coefficient is None else (v * _of(coefficient, n)).sum()
-        for n, (v, _) in outcome.terms.items()
-    ]
+    parts = [v.sum() if coefficient is None else (v * _of(coefficient, n)).sum() for n, (v, _) in outcome.terms.items()]
     return torch.stack(parts).sum()

@@ -103,15 +103,11 @@ class Problem:
         """The inputs of a block: rows sliced, the rest whole."""
         return {k: t[span[0] : span[1]] if self.per_row(k, t) else t for k, t in tensors.items()}
 
-    def finish(
-        self, prefix: str, plan: Plan, tensors: Tensors, raws: list[Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
+    def finish(self, prefix: str, plan: Plan, tensors: Tensors, raws: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Scores of a block from its raw products."""
         parts, valids = [], []
         for i, (piece, raw) in enumerate(zip(plan.pieces, raws, strict=True)):
-            tail = [
-                (op, tensors.get(f"{prefix}{i}.tail{k}", factor)) for k, (op, factor) in enumerate(piece.tail)
-            ]
+            tail = [(op, tensors.get(f"{prefix}{i}.tail{k}", factor)) for k, (op, factor) in enumerate(piece.tail)]
             own = self._own(piece, tensors, raw)
             part, valid = finish(piece, raw, tail, own, plan.dtype)
             parts.append(part)
@@ -211,9 +207,7 @@ class Problem:
         scores, exists = self.finish("s", self.plan, tensors, self._products("s", self.plan, tensors))
         teacher = None
         if self.teacher is not None:
-            teacher, seen = self.finish(
-                "t", self.teacher, tensors, self._products("t", self.teacher, tensors)
-            )
+            teacher, seen = self.finish("t", self.teacher, tensors, self._products("t", self.teacher, tensors))
             exists = seen if exists is None else exists if seen is None else exists & seen
         return self.outcome(scores, exists, tensors, 0, teacher)
 

@@ -61,16 +61,12 @@ def stream_block(
         if piece.right is None:  # plain scores may hold -inf: those cells do not exist
             block.counted = block.counted & ~empty
         given["lse"] = torch.where(empty, 0.0, given["lse"])
-        columns = (
-            torch.full_like(z, float(problem.plan.columns)) if exists is None else exists.sum(1).to(z.dtype)
-        )
+        columns = torch.full_like(z, float(problem.plan.columns)) if exists is None else exists.sum(1).to(z.dtype)
 
     assert problem.summary_rule is not None
     if sums is None:
         with torch.no_grad():
-            outcome = problem.summary_rule(
-                GivenSummary(given, mass, columns), block, problem.own_fields(fields)
-            )
+            outcome = problem.summary_rule(GivenSummary(given, mass, columns), block, problem.own_fields(fields))
             return problem.settle(outcome, block, fields)
 
     products = {"s0.left", "s0.right"}
@@ -91,9 +87,7 @@ def stream_block(
         return outcome
     found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
     with torch.no_grad():
-        slope = {
-            name: torch.zeros_like(z) if g is None else g for name, g in zip(leaves, found, strict=False)
-        }
+        slope = {name: torch.zeros_like(z) if g is None else g for name, g in zip(leaves, found, strict=False)}
         for key, gradient in zip(others, found[len(leaves) :], strict=True):
             if gradient is not None:
                 sums.add(key, gradient, span)
