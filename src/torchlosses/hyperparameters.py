@@ -24,7 +24,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Hyper:
-    """One declared hyperparameter. Made by :func:`real`, :func:`integer`, :func:`choice`, :func:`flag`, :func:`data`, :func:`reals`."""
+    """One declared hyperparameter."""
 
     kind: str
     default: Any

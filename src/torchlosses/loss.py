@@ -25,7 +25,7 @@ from torchlosses.targets import VIEWS, Targets, classes, graded, multi_label, so
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(real, integer, choice, flag, data))
 class Loss(nn.Module):
-    """A training objective. Hyperparameters are class attributes made by ``real``, ``integer``, ``choice``, ``flag``, ``data``.
+    """A training objective. Hyperparameters are class attributes made by ``real``, ``choice``, ``flag`` ...
 
     They become keyword arguments of the constructor, are validated, shown in ``repr`` and, where a search range is
     declared, tuned by ``compare``. Override :meth:`setup` to create parameters and buffers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -85,7 +84,7 @@ class CVaR(Reduction):
 
 
 NAMED = {"mean": Mean(), "sum": Sum(), "none": Unreduced()}
-ReductionLike = Union[str, Reduction]
+ReductionLike = str | Reduction
 
 
 def as_reduction(reduction: ReductionLike) -> Reduction:

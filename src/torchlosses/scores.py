@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Union
 
 import torch
 from torch import Tensor
 
 from torchlosses.lowering import lower, working_dtype
 
-Number = Union[int, float]
-Factor = Union[int, float, Tensor]
+Factor = int | float | Tensor
 
 
 @dataclass(frozen=True)

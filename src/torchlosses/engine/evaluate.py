@@ -182,7 +182,7 @@ class _Pooled(torch.autograd.Function):
                 "the gradients of this loss were already consumed; pass retain_graph=True to the first backward"
             )
         held = ctx.sums
-        if not _keeps_graph():  # the last use: scale in place, hand over without a copy
+        if not keeps_graph():  # the last use: scale in place, hand over without a copy
             ctx.sums = None
             if grad.device.type != "cpu" or float(grad) != 1.0:
                 held = {key: gradient.mul_(grad) for key, gradient in held.items()}
@@ -191,7 +191,7 @@ class _Pooled(torch.autograd.Function):
         return (None, *(_cast(held.pop(key, None), t) for key, t in zip(record.keys, saved, strict=True)))
 
 
-def _keeps_graph() -> bool:
+def keeps_graph() -> bool:
     """Whether the running backward pass was asked to retain its graph; True where torch does not tell."""
     tell = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return True if tell is None else bool(tell())
