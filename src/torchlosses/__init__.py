@@ -2,9 +2,35 @@
 
 from torchlosses.card import Card
 from torchlosses.engine import Block, Outcome, Summary, memory_budget
-from torchlosses.hyperparameters import choice, data, flag, integer, real
+from torchlosses.hyperparameters import choice, data, flag, integer, real, reals
 from torchlosses.loss import Loss, RowLoss, SetLoss, Wrapper, row_loss
-from torchlosses.losses.classification.softmax import CrossEntropy, LogPartitionPenalty
+from torchlosses.losses.classification import (
+    ALDR,
+    BinaryCrossEntropy,
+    CompSum,
+    CrossEntropy,
+    Focal,
+    GeneralizedCrossEntropy,
+    LogitAdjusted,
+    LogPartitionPenalty,
+    MeanAbsoluteError,
+    PolyLoss,
+    Sparsemax,
+    TargetProbability,
+    VectorScaling,
+)
+from torchlosses.losses.margin import LDAM, AdaFace, ArcFace, CombinedMargin, CosFace, MarginSoftmax
+from torchlosses.losses.ranking import (
+    BPR,
+    LambdaLoss,
+    LambdaRank,
+    ListMLE,
+    ListNet,
+    PairwiseLoss,
+    PListMLE,
+    RankNet,
+)
+from torchlosses.losses.symmetric import Symmetric
 from torchlosses.reductions import CVaR, Mean, Reduction, Sum
 from torchlosses.scores import (
     Scores,
