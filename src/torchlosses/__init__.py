@@ -20,6 +20,7 @@ from torchlosses.losses.classification import (
     VectorScaling,
 )
 from torchlosses.losses.margin import LDAM, AdaFace, ArcFace, CombinedMargin, CosFace, MarginSoftmax
+from torchlosses.losses.preference import DPO, GPO, IPO, KTO, ORPO, SLiC
 from torchlosses.losses.ranking import (
     BPR,
     LambdaLoss,
@@ -30,7 +31,10 @@ from torchlosses.losses.ranking import (
     PListMLE,
     RankNet,
 )
+from torchlosses.losses.contrastive import InfoNCE, JointInfoNCE, SigLIP, SupCon, SymmetricInfoNCE
+from torchlosses.losses.metric import Circle, Contrastive, MultiSimilarity, TripletMargin
 from torchlosses.losses.symmetric import Symmetric
+from torchlosses.mining import GuidedFilter, HardNegatives, Miner
 from torchlosses.reductions import CVaR, Mean, Reduction, Sum
 from torchlosses.scores import (
     Scores,

@@ -133,7 +133,7 @@ class PairwiseLoss(RowLoss):
             weight, kept = self._weight(scores.detach(), grade.detach(), targets)
             value, pairs = value * weight, pairs if kept is None else pairs & kept
         if item_weight is not None:
-            value = value * item_weight.to(scores.dtype)[:, :, None]
+            value = value * item_weight.to(scores.dtype).reshape(scores.shape)[:, :, None]
         total = torch.where(pairs, value, 0.0).sum((1, 2))
         count = pairs.sum((1, 2)).to(scores.dtype)
         return (total / count.clamp(min=1) if self.per_row == "mean" else total), count
