@@ -1,11 +1,124 @@
-"""Cross-entropy and its relatives."""
+"""Cross-entropy, its penalty, and whatever is cross-entropy of some recipe of scores."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 import torchlosses as tl
 from tests.mapping import Case, Computed, recipe
 
 
-@recipe("classification/cross_entropy", "classification/label_smoothing", "classification/cross_entropy_soft")
+def smoothing(case: Case) -> float:
+    return float(case.hp.get("label_smoothing", 0.0))
+
+
+@recipe(
+    "classification/cross_entropy",
+    "classification/label_smoothing",
+    "classification/cross_entropy_soft",
+    "classification/fenchel_young_logistic",
+)
 def cross_entropy(case: Case) -> Computed:
-    return tl.CrossEntropy(label_smoothing=case.hp.get("label_smoothing", 0.0), reduction="none")(
-        case["scores"], case["targets"]
+    return tl.CrossEntropy(label_smoothing=smoothing(case), reduction="none")(case["scores"], case["targets"])
+
+
+@recipe("classification/log_score_sklearn")
+def log_score(case: Case) -> Computed:
+    return tl.CrossEntropy()(case["scores"], case["targets"])
+
+
+@recipe("classification/cross_entropy_weight_ignore_mean", "classification/label_smoothing_weight_ignore_mean")
+def weighted(case: Case) -> Computed:
+    targets = tl.classes(case["targets"], case["weight"], ignore_index=case.hp.get("ignore_index", -100))
+    return tl.CrossEntropy(label_smoothing=smoothing(case))(case["scores"], targets)
+
+
+@recipe("classification/mean_ce_logmeanexp")
+def minus_log_columns(case: Case) -> Computed:
+    rows = tl.CrossEntropy(reduction="none")(case["scores"], case["targets"]) - math.log(case["scores"].shape[1])
+    return {"loss": rows.mean(), "rows": rows}
+
+
+@recipe("classification/logit_norm")
+def logit_norm(case: Case) -> Computed:
+    s = case["scores"]
+    s = s / (case.hp["tau"] * (s.norm(dim=-1, keepdim=True) + case.hp["eps"]))
+    return tl.CrossEntropy(reduction="none")(s, case["targets"])
+
+
+@recipe("classification/lse_regularizer")
+def penalty(case: Case) -> Computed:
+    return tl.LogPartitionPenalty(weight=case.hp["weight"])(case["scores"], case["targets"])
+
+
+@recipe("classification/lse_regularizer_ignored")
+def penalty_over_all_rows(case: Case) -> Computed:
+    targets = tl.classes(case["targets"], ignore_index=case.hp["ignore_index"])
+    loss = tl.LogPartitionPenalty(weight=case.hp["weight"], reduction="sum")
+    return loss(case["scores"], targets) / case["scores"].shape[0]
+
+
+@recipe("classification/normalized_softmax")
+def normalized(case: Case) -> Computed:
+    scores = tl.cosine(case["features"], case["weight"]) * case.hp.get("scale", 1 / case.hp["temperature"])
+    return tl.CrossEntropy()(scores, case["targets"])
+
+
+@recipe("imbalance_margin/normsoftmax_pml", "metric/normsoftmax")
+def normalized_pml(case: Case) -> Computed:
+    rows = tl.CrossEntropy(reduction="none")(
+        tl.cosine(case["embeddings"], case["weight"].T) / case.hp["temperature"], case["labels"]
     )
+    return {"loss": rows.mean(), "rows": rows} if "out.rows" in case.arrays else rows.mean()
+
+
+@recipe("imbalance_margin/ce_torch", "imbalance_margin/ce_smooth_torch", "imbalance_margin/ce_weighted_torch")
+def torch_forms(case: Case) -> Computed:
+    targets = tl.classes(case["labels"], case.inputs.get("class_weight"))
+    out = {"loss": tl.CrossEntropy(label_smoothing=smoothing(case))(case["scores"], targets)}
+    if "out.rows" in case.arrays:
+        out["rows"] = tl.CrossEntropy(label_smoothing=smoothing(case), reduction="none")(case["scores"], targets)
+    return out
+
+
+@recipe("imbalance_margin/linear_ce", "imbalance_margin/cce")
+def linear_head(case: Case) -> Computed:
+    scores: tl.Scores | Tensor = tl.linear(case["features"], case["weight"])
+    if case.hp.get("softcap"):
+        cap = case.hp["softcap"]
+        scores = cap * torch.tanh(scores.tensor() / cap)
+    targets = tl.classes(case["labels"], ignore_index=case.hp.get("ignore_index", -100))
+    rows = tl.CrossEntropy(label_smoothing=smoothing(case), reduction="none")(scores, targets)
+    loss = tl.CrossEntropy(label_smoothing=smoothing(case))(scores, targets)
+    if case.hp.get("z_loss"):
+        rows = rows + tl.LogPartitionPenalty(weight=case.hp["z_loss"], reduction="none")(scores, targets)
+        loss = loss + tl.LogPartitionPenalty(weight=case.hp["z_loss"])(scores, targets)
+    return {"loss": loss, "rows": rows} if "out.rows" in case.arrays else loss
+
+
+@recipe("imbalance_margin/xmc_softmax")
+def summed_over_positives(case: Case) -> Computed:
+    return tl.CrossEntropy()(case["scores"], tl.soft(case["targets"]))
+
+
+@recipe("imbalance_margin/sampled_softmax")
+def sampled_softmax(case: Case) -> Computed:
+    x, w, b, y, sampled = (case[k] for k in ("features", "weight", "bias", "labels", "sampled"))
+    true = tl.per_row(x, w[y][:, None], form="dot") + (b[y] - case["log_q_true"])[:, None]
+    others = tl.linear(x, w[sampled], b[sampled]) - case["log_q_sampled"][None, :]
+    scores = tl.concat(true, others).tensor()
+    if case.hp.get("remove_accidental_hits"):
+        hit = functional.pad(sampled[None, :] == y[:, None], (1, 0))
+        scores = scores.masked_fill(hit, -torch.inf)
+    rows = tl.CrossEntropy(reduction="none")(scores, torch.zeros_like(y))
+    return {"loss": rows.mean(), "rows": rows}
+
+
+@recipe("imbalance_margin/online_logsumexp")
+def streaming_logsumexp(case: Case) -> Computed:
+    """lse = cross-entropy with the largest score as target, plus that score."""
+    top = case["scores"].max(-1)
+    rows = tl.CrossEntropy(reduction="none")(case["scores"], top.indices) + top.values
+    return {"loss": rows.sum(), "rows": rows}

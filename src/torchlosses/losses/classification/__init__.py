@@ -1,1 +1,31 @@
 """Softmax, sigmoid and robust classification objectives."""
+
+from torchlosses.losses.classification.binary import BinaryCrossEntropy
+from torchlosses.losses.classification.distributional import ALDR
+from torchlosses.losses.classification.prior import LogitAdjusted, VectorScaling
+from torchlosses.losses.classification.softmax import CrossEntropy, LogPartitionPenalty
+from torchlosses.losses.classification.sparsemax import Sparsemax
+from torchlosses.losses.classification.target_probability import (
+    CompSum,
+    Focal,
+    GeneralizedCrossEntropy,
+    MeanAbsoluteError,
+    PolyLoss,
+    TargetProbability,
+)
+
+__all__ = [
+    "ALDR",
+    "BinaryCrossEntropy",
+    "CompSum",
+    "CrossEntropy",
+    "Focal",
+    "GeneralizedCrossEntropy",
+    "LogPartitionPenalty",
+    "LogitAdjusted",
+    "MeanAbsoluteError",
+    "PolyLoss",
+    "Sparsemax",
+    "TargetProbability",
+    "VectorScaling",
+]

@@ -42,9 +42,7 @@ class CrossEntropy(RowLoss):
     summary = ("lse", "target")
     own_class_weight = True
 
-    label_smoothing: float = real(
-        0.0, "share of the mass spread over all columns", low=0, high=1, search=(0.0, 0.3)
-    )
+    label_smoothing: float = real(0.0, "share of the mass spread over all columns", low=0, high=1, search=(0.0, 0.3))
 
     def streams(self, targets: Targets) -> tuple[str, ...]:
         if not self.label_smoothing:

@@ -1,0 +1,158 @@
+"""Target-probability losses, sparsemax, binary cross-entropy, ALDR, and what moves scores by class frequencies."""
+
+import torch
+from torch import Tensor
+
+import torchlosses as tl
+from tests.mapping import Case, Computed, recipe
+
+
+def pooled(case: Case, loss: type[tl.RowLoss], **hp: object) -> Computed:
+    """The mean, and the rows where the file has them."""
+    targets = case["targets"] if "targets" in case else case["labels"]
+    out = {"loss": loss(**hp)(case["scores"], targets)}
+    if "out.rows" in case.arrays:
+        out["rows"] = loss(**hp, reduction="none")(case["scores"], targets)
+    return out
+
+
+@recipe(
+    "classification/focal", "classification/focal_hard", "classification/focal_detached", "imbalance_margin/focal_softmax"
+)
+def focal(case: Case) -> Computed:
+    return pooled(case, tl.Focal, gamma=case.hp["gamma"], detach_weight=case.hp.get("detach_weight", False))
+
+
+@recipe("classification/poly1_ce", "classification/poly1_optax", "classification/poly_n", "classification/poly1_soft_timm")
+def poly(case: Case) -> Computed:
+    return tl.PolyLoss(epsilons=case.hp["epsilons"], reduction="none")(case["scores"], case["targets"])
+
+
+@recipe("classification/poly1_smoothing_timm")
+def poly_smoothed(case: Case) -> Computed:
+    e, columns = case.hp["label_smoothing"], case["scores"].shape[1]
+    q = torch.nn.functional.one_hot(case["targets"], columns).to(case["scores"].dtype) * (1 - e) + e / columns
+    return tl.PolyLoss(epsilons=case.hp["epsilons"], reduction="none")(case["scores"], tl.soft(q))
+
+
+@recipe("classification/poly1_focal_softmax")
+def poly_focal(case: Case) -> Computed:
+    loss = tl.PolyLoss(epsilons=case.hp["epsilon"], gamma=case.hp["gamma"], reduction="none")
+    return loss(case["scores"], case["targets"])
+
+
+@recipe("classification/comp_sum_tau")
+def comp_sum(case: Case) -> Computed:
+    return tl.CompSum(tau=case.hp["tau"], reduction="none")(case["scores"], case["targets"])
+
+
+@recipe("classification/gce")
+def gce(case: Case) -> Computed:
+    return pooled(case, tl.GeneralizedCrossEntropy, q=case.hp["q"])
+
+
+@recipe("classification/mae")
+def mae(case: Case) -> Computed:
+    return pooled(case, tl.MeanAbsoluteError)
+
+
+@recipe("classification/rce", "classification/sce", "classification/sce_balance")
+def reverse(case: Case) -> Computed:
+    """alpha CE + beta A (1 - p_y)."""
+    level = case.hp.get("A", 9.210340371976182)
+    alpha, beta = case.hp.get("alpha", 0.0), case.hp.get("beta", 1.0)
+    mae, ce = (x(reduction="none")(case["scores"], case["targets"]) for x in (tl.MeanAbsoluteError, tl.CrossEntropy))
+    rows = alpha * ce + beta * level * mae
+    return {"loss": rows.mean(), "rows": rows}
+
+
+@recipe("classification/sparsemax", "classification/sparsemax_optax", "classification/sparsemax_soft")
+def sparsemax(case: Case) -> Computed:
+    return tl.Sparsemax(reduction="none")(case["scores"], case["targets"])
+
+
+@recipe("classification/sparsemax_multilabel")
+def sparsemax_multilabel(case: Case) -> Computed:
+    return tl.Sparsemax(reduction="none")(case["scores"], tl.multi_label(case["targets"]))
+
+
+@recipe("classification/sparsemax_map")
+def sparsemax_map(case: Case) -> Computed:
+    probs = tl.Sparsemax().predict(case["scores"])
+    return {"loss": (probs * case["cotangent"]).sum(), "probs": probs}
+
+
+@recipe("classification/bce_multilabel", "classification/bce_multilabel_sum", "classification/multilabel_soft_margin")
+def bce_rows(case: Case) -> Computed:
+    weight = case.inputs.get("pos_weight")
+    loss = tl.BinaryCrossEntropy(columns=case.hp["over"], pos_weight=weight, reduction="none")
+    return loss(case["scores"], case["targets"])
+
+
+@recipe("classification/catlip_bce")
+def catlip(case: Case) -> Computed:
+    return tl.BinaryCrossEntropy(columns=case.hp["over"])(case["scores"], case["targets"])
+
+
+@recipe(
+    "imbalance_margin/bce_posweight_torch",
+    "imbalance_margin/multilabel_softmargin_torch",
+    "imbalance_margin/xmc_bce",
+)
+def bce_entries(case: Case) -> Computed:
+    weight = case.inputs.get("pos_weight")
+    return tl.BinaryCrossEntropy(pos_weight=weight)(case["scores"], case["targets"])
+
+
+@recipe("imbalance_margin/weighted_bce_frequency", "imbalance_margin/weighted_bce_ranked")
+def weighted_bce(case: Case) -> Computed:
+    y = case["targets"]
+    share = 100 * y.sum(0) / len(y)
+    if case.hp["mode"] == "frequency":
+        weight = torch.round(1 / share, decimals=2)
+        weight = weight / weight.sum()
+    else:
+        weight = torch.empty_like(share)
+        weight[share.argsort(descending=True, stable=True)] = share.sort().values
+    return {"loss": tl.BinaryCrossEntropy(class_weight=weight)(case["scores"], y), "class_weight": weight}
+
+
+@recipe("imbalance_margin/vector_scaling_binary")
+def vector_scaling_binary(case: Case) -> Computed:
+    s, y, hp = case["scores"], case["targets"] > 0, case.hp
+    one = torch.ones_like(s)
+    scale = torch.where(y, one * hp["Delta_pos"], one * hp["Delta_neg"])
+    shift = torch.where(y, one * hp["iota_pos"], one * hp["iota_neg"])
+    return tl.BinaryCrossEntropy()(hp["scale"] * (s * scale - shift), case["targets"])
+
+
+@recipe("classification/aldr_kl", "classification/aldr_kl_softplus")
+def aldr(case: Case) -> Computed:
+    hp = case.hp
+    loss = tl.ALDR(
+        examples=hp["num_examples"],
+        lambda0=hp["lam0"],
+        margin=hp["margin"],
+        alpha=hp["alpha"],
+        softplus=hp["softplus"],
+    ).double()
+    values: list[Tensor] = []
+    out: dict[str, Tensor] = {}
+    for call, name in enumerate(("scores", "scores2"), 1):
+        scores = case[name].detach().clone().requires_grad_()
+        value = loss(scores, tl.classes(case["targets"]).given(ids=case["ids"]))
+        (out[f"grad{call}"],) = torch.autograd.grad(value, scores)
+        out[f"lambda{call}"] = loss.temperatures.clone()
+        values.append(value.detach())
+    return {"loss": torch.stack(values), **out}
+
+
+@recipe("imbalance_margin/logit_adjusted", "imbalance_margin/balanced_softmax")
+def logit_adjusted(case: Case) -> Computed:
+    return pooled(case, tl.LogitAdjusted, class_counts=case["class_counts"], tau=case.hp.get("tau", 1.0))
+
+
+@recipe("imbalance_margin/vector_scaling")
+def vector_scaling(case: Case) -> Computed:
+    hp = {"gamma": case.hp["gamma"], "tau": case.hp["tau"]}
+    return pooled(case, tl.VectorScaling, class_counts=case["class_counts"], **hp)
