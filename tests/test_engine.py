@@ -332,7 +332,7 @@ def test_threads_do_not_share_state() -> None:
         torch.testing.assert_close(results[i], q.grad)
 
 
-def test_checkpoint_compile_and_vmap() -> None:
+def test_checkpoint() -> None:
     q, k = torch.randn(6, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
     index = torch.arange(6) % 5
 
@@ -447,3 +447,18 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_bad_input_is_refused(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_compiles_whole_and_maps() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(6, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    index = torch.arange(6) % 5
+
+    def value(q: Tensor, k: Tensor) -> Tensor:
+        return tl.CrossEntropy()(tl.linear(q, k), index)
+
+    compiled = torch.compile(value, fullgraph=True, backend="aot_eager")
+    same(list(torch.autograd.grad(compiled(q, k), [q, k])), list(torch.autograd.grad(value(q, k), [q, k])), 1e-6)
+    stack = torch.randn(4, 6, 5)
+    mapped = torch.vmap(lambda s: tl.CrossEntropy()(s, index))(stack)
+    torch.testing.assert_close(mapped, torch.stack([tl.CrossEntropy()(s, index) for s in stack]))

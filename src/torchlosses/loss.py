@@ -17,7 +17,7 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned, Summary
 from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import Hyper, choice, data, flag, integer, real
-from torchlosses.lowering import lower
+from torchlosses.lowering import can_branch, lower
 from torchlosses.reductions import OVER, Reduction, ReductionLike, as_reduction
 from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import VIEWS, Targets, classes, graded, multi_label, soft
@@ -119,13 +119,13 @@ class RowLoss(Loss):
 
     # --- what subclasses define ---------------------------------------------------------------------------------
 
-    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+    def rule(self, scores: Tensor, targets: Block, *args: Any, **fields: Any) -> Returned:
         """The rule on a block of rows; a value (b,), (value, count), named terms, or an Outcome."""
         if not self.summary:
             raise NotImplementedError(f"{type(self).__name__} defines neither rule nor summary")
         return self.from_summary(Summary(scores, targets), targets, **fields)
 
-    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+    def from_summary(self, row: Summary, targets: Block, *args: Any, **fields: Any) -> Returned:
         """The rule from the numbers named in ``summary``."""
         raise NotImplementedError
 
@@ -339,14 +339,15 @@ class RowLoss(Loss):
         weight = targets.shared.get("class_weight")
         if weight is not None and weight.shape[0] != columns:
             raise ValueError(f"weight: expected shape ({columns},), got {tuple(weight.shape)}")
-        if targets.kind == "classes" and not torch.compiler.is_compiling():
+        if targets.kind == "classes":
             self._check_index(targets.rows["index"], targets.options["ignore_index"], columns)
 
     @staticmethod
     def _check_index(index: Tensor, ignore: int, columns: int) -> None:
         bad = ((index < 0) | (index >= columns)) & (index != ignore)
-        if index.device.type != "cpu":
-            torch._assert_async(~bad.any())
+        if not can_branch(index):
+            if index.device.type != "cpu" and not torch.compiler.is_compiling():
+                torch._assert_async(~bad.any())
         elif bool(bad.any()):
             row = int(bad.nonzero()[0, 0])
             raise ValueError(f"targets: expected class indices in [0, {columns}), got {int(index[row])} at row {row}")

@@ -66,6 +66,13 @@ class Plan:
         return join(raws, valids)
 
 
+def can_branch(tensor: Tensor) -> bool:
+    """Whether code may branch on a tensor's values: not while compiling, not under vmap, not by waiting for a device."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_batchedtensor(tensor)
+
+
 def product(piece: Lowered) -> Tensor:
     """The part of a piece that is a matrix product, whole."""
     if piece.right is None:
@@ -98,9 +105,12 @@ def finish(
     """Applies the tail to a block of raw products; masked cells become 0. Returns scores and which cells exist."""
     scores = raw.to(dtype)
     valid: Tensor | None = None
-    if piece.right is None and (scores.detach() == -torch.inf).any():
+    if piece.right is None:
         valid = scores.detach() != -torch.inf
-        scores = scores.masked_fill(~valid, 0.0)
+        if can_branch(scores) and bool(valid.all()):
+            valid = None
+        else:
+            scores = scores.masked_fill(~valid, 0.0)
     for op, factor in tail:
         value = factor.to(dtype) if isinstance(factor, Tensor) else factor
         if op == "mul":

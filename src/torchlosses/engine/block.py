@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from torchlosses.engine.lazy import lazy
 
 
 class Block:
@@ -55,13 +56,13 @@ class Block:
     def all_valid(self) -> bool:
         return self._exists is None
 
-    @cached_property
+    @lazy
     def valid(self) -> Tensor:
         if self._exists is None:
             return torch.ones(self.size, dtype=torch.bool, device=self.device)
         return self._exists
 
-    @cached_property
+    @lazy
     def counted(self) -> Tensor:
         """Rows that are not ignored: neither by ignore_index nor by having no existing cell."""
         counted = torch.ones(self.size[0], dtype=torch.bool, device=self.device)
@@ -71,7 +72,7 @@ class Block:
             counted = counted & self._rows["mask"].any(-1)
         return counted
 
-    @cached_property
+    @lazy
     def index(self) -> Tensor:
         if self.kind == "classes":
             return self._rows["index"].masked_fill(~self.counted, 0)
@@ -85,7 +86,7 @@ class Block:
     def has_index(self) -> bool:
         return self.kind in ("classes", "paired", "preferred")
 
-    @cached_property
+    @lazy
     def positive(self) -> Tensor:
         if self.has_index:
             hot = torch.zeros(self.size, dtype=torch.bool, device=self.device)
@@ -101,18 +102,18 @@ class Block:
             raise TypeError(f"targets: {self.kind}() does not tell right columns from wrong ones")
         return hot if self._exists is None else hot & self._exists
 
-    @cached_property
+    @lazy
     def negative(self) -> Tensor:
         return ~self.positive if self._exists is None else self._exists & ~self.positive
 
-    @cached_property
+    @lazy
     def grade(self) -> Tensor:
         if self.kind == "graded":
             grade = self._rows["relevance"].to(self.dtype)
             return grade if self._exists is None else torch.where(self._exists, grade, 0.0)
         return self.positive.to(self.dtype)
 
-    @cached_property
+    @lazy
     def probability(self) -> Tensor:
         if self.kind == "soft":
             weight = self._rows["probability"].to(self.dtype)
@@ -139,7 +140,7 @@ class Block:
         weight = self._shared.get("class_weight")
         return None if weight is None else weight.to(self.dtype)
 
-    @cached_property
+    @lazy
     def row_weight(self) -> Tensor | None:
         """(b,) weight that the row's class gives it, or None."""
         weight = self.class_weight

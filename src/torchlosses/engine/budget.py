@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
+
 MIB = 1 << 20
 
 
@@ -32,7 +34,8 @@ _current: ContextVar[Budget] = ContextVar("torchlosses_budget", default=_DEFAULT
 
 
 def current() -> Budget:
-    return _current.get()
+    """The budget in force; while compiling, the default (a context variable cannot be traced)."""
+    return _DEFAULT if torch.compiler.is_compiling() else _current.get()
 
 
 @contextmanager

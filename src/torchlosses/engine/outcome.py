@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Union
 
 import torch
 from torch import Tensor
 
 from torchlosses.engine.block import Block
+from torchlosses.engine.lazy import lazy
 
 Term = tuple[Tensor, Tensor | None]
 Returned = Union[Tensor, tuple[Tensor, Tensor], Mapping[str, Tensor | tuple[Tensor, Tensor]], "Outcome"]
@@ -59,39 +59,39 @@ class Summary:
     def __init__(self, scores: Tensor, targets: Block) -> None:
         self._scores, self._targets = scores, targets
 
-    @cached_property
+    @lazy
     def lse(self) -> Tensor:
         return self._targets.logsumexp(self._scores)
 
-    @cached_property
+    @lazy
     def target(self) -> Tensor:
         if self._targets.has_index:
             return self._targets.target(self._scores)
         return (self._targets.probability * self._scores).sum(-1)
 
-    @cached_property
+    @lazy
     def rest(self) -> Tensor:
         return self._targets.logsumexp(self._scores, self._targets.negative)
 
-    @cached_property
+    @lazy
     def total(self) -> Tensor:
         return self._targets.sum(self._scores)
 
-    @cached_property
+    @lazy
     def squares(self) -> Tensor:
         return self._targets.sum(self._scores * self._scores)
 
-    @cached_property
+    @lazy
     def top(self) -> Tensor:
         return self._targets.max(self._scores)
 
-    @cached_property
+    @lazy
     def mass(self) -> Tensor:
         if self._targets.has_index:
             return self._targets.counted.to(self._scores.dtype)
         return self._targets.probability.sum(-1)
 
-    @cached_property
+    @lazy
     def columns(self) -> Tensor:
         return self._targets.count()
 
