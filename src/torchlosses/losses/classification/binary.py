@@ -14,7 +14,7 @@ from torchlosses.engine.outcome import Returned
 from torchlosses.hyperparameters import choice, data
 from torchlosses.loss import RowLoss
 from torchlosses.scores import Scores, as_scores
-from torchlosses.targets import Targets
+from torchlosses.targets import Targets, classes
 
 
 class BinaryCrossEntropy(RowLoss):
@@ -26,7 +26,8 @@ class BinaryCrossEntropy(RowLoss):
         pos_weight: factor of the positive part, a number or one per column (L,); often negatives over positives.
         class_weight: factor of a whole column, (L,).
 
-    Targets are ``multi_label(hot)``, ``graded``/``soft`` values in [0, 1], or anything with right columns.
+    Targets are ``multi_label(hot)``, ``graded``/``soft`` values in [0, 1], or anything with right columns. Plain
+    integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise.
 
     >>> import torch, torchlosses as tl
     >>> tl.BinaryCrossEntropy()(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
@@ -56,6 +57,11 @@ class BinaryCrossEntropy(RowLoss):
             weight = getattr(self, name)
             if isinstance(weight, Tensor) and weight.numel() not in (1, recipe.columns_count):
                 raise ValueError(f"{name}: expected a number or shape ({recipe.columns_count},), got {tuple(weight.shape)}")
+
+    def _targets(self, targets: Targets | Tensor) -> Targets:
+        if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point:
+            targets = classes(targets)
+        return super()._targets(targets)
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         y = targets.probability if targets.kind == "soft" else targets.grade
