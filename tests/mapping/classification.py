@@ -156,3 +156,54 @@ def logit_adjusted(case: Case) -> Computed:
 def vector_scaling(case: Case) -> Computed:
     hp = {"gamma": case.hp["gamma"], "tau": case.hp["tau"]}
     return pooled(case, tl.VectorScaling, class_counts=case["class_counts"], **hp)
+
+
+@recipe("contrastive/bixse")
+def bixse(case: Case) -> Computed:
+    return tl.BinaryCrossEntropy(columns="sum")(case["scores"], tl.soft(case["targets"]))
+
+
+@recipe("contrastive/contrastive_tension")
+def contrastive_tension(case: Case) -> Computed:
+    scores = tl.per_row(case["a"], case["p"][:, None], form="dot")
+    return tl.BinaryCrossEntropy(reduction="sum")(scores, tl.soft(case["labels"][:, None]))
+
+
+@recipe("ranking/recbox_bce")
+def bce_first_summed(case: Case) -> Computed:
+    return tl.BinaryCrossEntropy(columns="sum", reduction="sum")(case["scores"], tl.preferred())
+
+
+@recipe("ranking/bce_rec_own")
+def bce_first(case: Case) -> Computed:
+    rows = tl.BinaryCrossEntropy(reduction="none")(case["scores"], tl.preferred())
+    return {"loss": rows.mean(), "row": rows}
+
+
+@recipe("ranking/setencoder_repeat_bce")
+def bce_duplicates(case: Case) -> Computed:
+    return tl.BinaryCrossEntropy(pos_weight=case.hp["pos_weight"])(case["scores"], case["targets"])
+
+
+@recipe("ranking/rax_pointwise_sigmoid")
+def bce_over_items(case: Case) -> Computed:
+    targets = tl.graded(case["relevance"].clamp(0, 1), case["mask"])
+    return tl.BinaryCrossEntropy(columns="sum", over="terms")(case["scores"], targets)
+
+
+@recipe("ranking/poly1_own", "ranking/tfr_poly1")
+def poly_on_lists(case: Case) -> Computed:
+    grade = case["relevance"].to(case["scores"].dtype)
+    targets = tl.graded(grade, case["mask"])
+    rows = tl.PolyLoss(epsilons=case.hp["epsilon"], reduction="none")(case["scores"], targets)
+    if "tfr" not in case.entry["recipe"]:
+        return {"loss": rows.mean(), "row": rows}
+    weight = (grade * case["mask"]).sum(-1)
+    return {"loss": (rows * weight).sum() / (weight != 0).sum(), "row_weight": weight}
+
+
+@recipe("imbalance_margin/ldam_bce")
+def ldam_bce(case: Case) -> Computed:
+    counts = case["class_counts"].to(case["scores"].dtype)
+    margin = case.hp["C"] * torch.where(counts > 0, counts, torch.ones_like(counts)) ** -0.25
+    return tl.BinaryCrossEntropy()(case["scores"] - margin * case["targets"], case["targets"])

@@ -122,3 +122,70 @@ def streaming_logsumexp(case: Case) -> Computed:
     top = case["scores"].max(-1)
     rows = tl.CrossEntropy(reduction="none")(case["scores"], top.indices) + top.values
     return {"loss": rows.sum(), "rows": rows}
+
+
+@recipe("classification/kl_soft", "classification/convex_kl")
+def divergence_from_targets(case: Case) -> Computed:
+    q = case["targets"]
+    return tl.CrossEntropy(reduction="none")(case["scores"], tl.soft(q)) + torch.xlogy(q, q).sum(-1)
+
+
+@recipe("procedures/unigram_normalized")
+def unigram_normalized(case: Case) -> Computed:
+    rows = tl.CrossEntropy(reduction="none")(case["scores"], case["y"]) + case["unigram"][case["y"]].log()
+    return {"loss": rows.mean(), "rows": rows} if "out.loss" in case.arrays else rows_only(case, rows)
+
+
+def rows_only(case: Case, rows: Tensor) -> Computed:
+    (gradient,) = torch.autograd.grad(rows.mean(), case["scores"])
+    return {"rows": rows.detach(), "grad.scores": gradient}
+
+
+@recipe("contrastive/mrl_ce", "contrastive/mrl_e")
+def matryoshka(case: Case) -> Computed:
+    parts = []
+    for i, width in enumerate(case.hp["nesting"]):
+        tied = "w" in case
+        weight, bias = (case["w"], case["b"]) if tied else (case[f"w{i}"], case[f"b{i}"])
+        scores = tl.linear(case["x"][:, :width], weight[:, :width], bias)
+        parts.append(tl.CrossEntropy()(scores, case["y"]))
+    importance = case.hp.get("relative_importance") or [1.0] * len(parts)
+    return sum(w * part for w, part in zip(importance, parts, strict=True))
+
+
+@recipe("ranking/lir_infonce")
+def best_of_list(case: Case) -> Computed:
+    return tl.CrossEntropy()(case["scores"], case["relevance"].argmax(-1))
+
+
+@recipe("ranking/recbox_softmax")
+def first_of_list(case: Case) -> Computed:
+    return tl.CrossEntropy()(case["scores"], tl.preferred())
+
+
+@recipe("ranking/fullrank_plain_lm")
+def next_token(case: Case) -> Computed:
+    return tl.CrossEntropy()(case["logits"][:, :-1], tl.classes(case["labels"][:, 1:]))
+
+
+@recipe("metric/poincare_embedding")
+def poincare_softmax(case: Case) -> Computed:
+    rows = [
+        tl.CrossEntropy()(tl.poincare(x, y), torch.zeros(len(x), dtype=torch.long))
+        for x, y in zip(case["subject"], case["objects"], strict=True)
+    ]
+    return torch.stack(rows).mean()
+
+
+@recipe("tokens_distillation/fkd_marginal_smoothing_k5", "tokens_distillation/fkd_marginal_renorm")
+def top_targets(case: Case) -> Computed:
+    s, lab = case["s"], case["lab"].detach()
+    index, value = lab[:, 0].long(), lab[:, 1]
+    if "smoothing" in case.entry["recipe"]:
+        rest = (1 - value.sum(-1, keepdim=True)) / (s.shape[1] - index.shape[1])
+        q = rest.expand(s.shape).clone().to(s.dtype)
+    else:
+        value = value / value.sum(-1, keepdim=True)
+        q = torch.zeros_like(s)
+    q = q.detach().scatter(1, index, value)
+    return {"loss": tl.CrossEntropy()(s, tl.soft(q)), "target": q}

@@ -93,7 +93,7 @@ class ALDR(RowLoss):
             raise ValueError(f"ids: expected integers in [0, {self.examples}), got {int(ids[row])} at row {row}")
         return {"temperature": self.temperatures[ids]}
 
-    def rule(  # type: ignore[override]
+    def rule(
         self, scores: Tensor, targets: Block, *, temperature: Tensor, ids: Tensor | None = None, **fields: Tensor
     ) -> Returned:
         z = functional.softplus(scores) if self.softplus else scores

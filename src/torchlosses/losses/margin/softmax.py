@@ -301,7 +301,7 @@ class AdaFace(MarginSoftmax):
         quality = (self.concentration * (norm - mean) / (std + 1e-3)).clamp(-1, 1)
         return {"quality": quality, "norm": norm}
 
-    def rule(  # type: ignore[override]
+    def rule(
         self, scores: Tensor, targets: Block, *, quality: Tensor, norm: Tensor, query_norm: Tensor, **fields: Tensor
     ) -> Returned:
         scores = scores.clamp(-self.scale * 0.999, self.scale * 0.999)
