@@ -62,6 +62,15 @@ class Targets:
                 raise TypeError(f"{name}: expected a tensor with one entry per row, got {type(tensor).__name__}")
         return replace(self, fields={**self.fields, **tensors})
 
+    def guided(self, scores: Scores | Tensor) -> Targets:
+        """Attaches a guide: a second opinion of the same shape as the scores, detached, that a miner reads.
+
+        >>> import torch, torchlosses as tl
+        >>> tl.paired().guided(tl.cosine(torch.eye(3), torch.eye(3))).teacher
+        Scores(cosine (3, 3))
+        """
+        return replace(self, teacher=as_scores(scores))
+
     def at(self, index: Tensor) -> Targets:
         """The rows named by an index, as :meth:`Scores.at`."""
         pick = {name: t[index] for name, t in self.rows.items()}
@@ -72,6 +81,8 @@ class Targets:
     @property
     def T(self) -> Targets:
         """The same relation with columns as rows; for kinds that define one."""
+        if self.teacher is not None and self.kind in ("paired", "same_label", "multi_label", "graded"):
+            return replace(replace(self, teacher=None).T, teacher=self.teacher.T)
         if self.kind == "paired":
             return self
         if self.kind == "same_label":
