@@ -117,6 +117,16 @@ class RowLoss(Loss):
         if reduction != "mean":
             self._given["reduction"] = reduction
 
+    fields_needed: ClassVar[frozenset[str]] = frozenset()  # fields the rule asks for
+    fields_optional: ClassVar[frozenset[str]] = frozenset()  # fields it can do without
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        function = cls.rule if cls.rule is not RowLoss.rule else cls.from_summary
+        asked = [p for p in inspect.signature(function).parameters.values() if p.kind == inspect.Parameter.KEYWORD_ONLY]
+        cls.fields_needed = frozenset(p.name for p in asked if p.default is inspect.Parameter.empty)
+        cls.fields_optional = frozenset(p.name for p in asked if p.default is not inspect.Parameter.empty)
+
     # --- what subclasses define ---------------------------------------------------------------------------------
 
     def rule(self, scores: Tensor, targets: Block, *args: Any, **fields: Any) -> Returned:
@@ -196,16 +206,6 @@ class RowLoss(Loss):
     def _evaluate_summary(self, row: Summary, targets: Block, fields: dict[str, Tensor]) -> Outcome:
         return Outcome.of(self.from_summary(row, targets, **fields))
 
-    def _field_names(self) -> tuple[set[str], set[str]]:
-        """Names of the fields that the rule needs, and those it can do without."""
-        function = self.rule if type(self).rule is not RowLoss.rule else self.from_summary
-        needed: set[str] = set()
-        free: set[str] = set()
-        for name, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
-                (needed if parameter.default is inspect.Parameter.empty else free).add(name)
-        return needed, free
-
     def _problem(
         self, scores: Scores | Tensor, targets: Targets | Tensor, given: dict[str, Tensor]
     ) -> tuple[Problem, torch.Size, dict[str, Tensor]]:
@@ -283,7 +283,7 @@ class RowLoss(Loss):
         return "one of " + ", ".join(f"{kind}()" for kind in kinds)
 
     def _fields(self, recipe: Scores, targets: Targets) -> dict[str, Tensor]:
-        needed, free = self.wrapped()._field_names()
+        needed, free = self.wrapped().fields_needed, self.wrapped().fields_optional
         fields: dict[str, Tensor] = {}
         for name, tensor in targets.fields.items():
             if tensor.dim() and tensor.numel() != recipe.rows and tensor.shape[0] != recipe.rows:
