@@ -28,6 +28,7 @@ INDEXED: dict[str, Build] = {
     "mae": tl.MeanAbsoluteError,
     "sparsemax": tl.Sparsemax,
     "binary": tl.BinaryCrossEntropy,
+    "sigmoid focal": lambda **k: tl.SigmoidFocal(epsilon=1.0, **k),
     "logit adjusted": lambda **k: tl.LogitAdjusted(class_counts=COUNTS, **k),
     "vector scaling": lambda **k: tl.VectorScaling(class_counts=COUNTS, **k),
     "aldr": lambda **k: tl.ALDR(examples=50, **k).eval(),
@@ -74,6 +75,7 @@ def both(a: tl.RowLoss, b: tl.RowLoss, scores: Tensor, targets: tl.Targets | Ten
         (tl.CrossEntropy(), tl.Focal(gamma=0.0)),
         (tl.CrossEntropy(), tl.PolyLoss(epsilons=(0.0,))),
         (tl.Focal(gamma=1.5), tl.PolyLoss(epsilons=(0.0,), gamma=1.5)),
+        (tl.BinaryCrossEntropy(), tl.SigmoidFocal(gamma=0.0, alpha=None)),
         (tl.MeanAbsoluteError(), tl.CompSum(tau=2.0)),
         (tl.MeanAbsoluteError(), tl.GeneralizedCrossEntropy(q=1.0)),
         (tl.GeneralizedCrossEntropy(q=0.7), tl.CompSum(tau=1.7)),
@@ -125,7 +127,7 @@ def test_arcface_is_the_cosine_of_the_moved_angle(guard: str) -> None:
     torch.testing.assert_close(found, torch.nn.functional.softplus(-(theta + 0.5).cos()))
 
 
-@pytest.mark.parametrize("name", [n for n in INDEXED if n not in ("binary", "aldr", "vector scaling")])
+@pytest.mark.parametrize("name", [n for n in INDEXED if n not in ("binary", "sigmoid focal", "aldr", "vector scaling")])
 def test_a_shift_of_the_row_changes_nothing(name: str) -> None:
     scores, index = batch()
     loss = INDEXED[name](reduction="none")
@@ -260,7 +262,7 @@ def test_one_column(name: str) -> None:
     value = INDEXED[name]()(scores, torch.zeros(3, dtype=torch.long))
     value.backward()
     assert torch.isfinite(value) and scores.grad is not None and torch.isfinite(scores.grad).all()
-    if name not in ("binary", "aldr"):
+    if name not in ("binary", "sigmoid focal", "aldr"):
         torch.testing.assert_close(value.detach(), torch.tensor(0.0))
 
 

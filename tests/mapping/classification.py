@@ -207,3 +207,18 @@ def ldam_bce(case: Case) -> Computed:
     counts = case["class_counts"].to(case["scores"].dtype)
     margin = case.hp["C"] * torch.where(counts > 0, counts, torch.ones_like(counts)) ** -0.25
     return tl.BinaryCrossEntropy()(case["scores"] - margin * case["targets"], case["targets"])
+
+
+@recipe(
+    "classification/sigmoid_focal",
+    "classification/poly1_focal_sigmoid",
+    "classification/poly1_focal_sigmoid_timm",
+    "imbalance_margin/smp_focal_binary",
+)
+def sigmoid_focal(case: Case) -> Computed:
+    names = ("gamma", "alpha", "epsilon", "alpha_on_poly")
+    hp = {name: case.hp[name] for name in names if name in case.hp}
+    rows = tl.SigmoidFocal(columns=case.hp.get("over", "mean"), reduction="none", **hp)
+    if case.reduction == "none":
+        return rows(case["scores"], case["targets"])
+    return tl.SigmoidFocal(columns=case.hp.get("over", "mean"), **hp)(case["scores"], case["targets"])

@@ -1,6 +1,6 @@
 """Softmax, sigmoid and robust classification objectives."""
 
-from torchlosses.losses.classification.binary import BinaryCrossEntropy
+from torchlosses.losses.classification.binary import BinaryCrossEntropy, SigmoidFocal, SigmoidLoss
 from torchlosses.losses.classification.distributional import ALDR
 from torchlosses.losses.classification.prior import LogitAdjusted, VectorScaling
 from torchlosses.losses.classification.softmax import CrossEntropy, LogPartitionPenalty
@@ -25,6 +25,8 @@ __all__ = [
     "LogitAdjusted",
     "MeanAbsoluteError",
     "PolyLoss",
+    "SigmoidFocal",
+    "SigmoidLoss",
     "Sparsemax",
     "TargetProbability",
     "VectorScaling",

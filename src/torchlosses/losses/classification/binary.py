@@ -11,13 +11,49 @@ from torch.nn import functional
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
-from torchlosses.hyperparameters import choice, data
+from torchlosses.hyperparameters import choice, data, flag, real
 from torchlosses.loss import RowLoss
 from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import Targets, classes
 
 
-class BinaryCrossEntropy(RowLoss):
+class SigmoidLoss(RowLoss):
+    r"""Base of losses with one sigmoid per column, ``y f+(s) + (1 - y) f-(s)``: define :meth:`parts`.
+
+    Arguments:
+        columns: 'mean' or 'sum' over the existing columns of a row. With 'sum' and ``over='terms'`` the mean is over
+            all existing cells of the batch.
+
+    Targets are ``multi_label(hot)``, ``graded``/``soft`` values in [0, 1], or anything with right columns. Plain
+    integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise.
+    """
+
+    accepts = ("grade", "probability")
+    plain = "multi_label"
+
+    columns: str = choice("mean", "how the columns of a row become one number", options=("mean", "sum"))
+
+    def parts(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """What a right and what a wrong column cost at these scores, elementwise."""
+        raise NotImplementedError
+
+    def _targets(self, targets: Targets | Tensor) -> Targets:
+        if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point:
+            targets = classes(targets)
+        return super()._targets(targets)
+
+    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+        y = targets.probability if targets.kind == "soft" else targets.grade
+        positive, negative = self.parts(scores)
+        value = y * positive + (1 - y) * negative
+        return (targets.sum(value), targets.count()) if self.columns == "sum" else targets.mean(value)
+
+    def predict(self, scores: Scores | Tensor) -> Tensor:
+        """The sigmoid of every score (..., L)."""
+        return as_scores(scores).tensor().sigmoid()
+
+
+class BinaryCrossEntropy(SigmoidLoss):
     r"""Binary cross-entropy of the sigmoid of every score: multi-label classification.
 
     Arguments:
@@ -44,10 +80,7 @@ class BinaryCrossEntropy(RowLoss):
         tasks=("classification",),
         aliases=("BCEWithLogitsLoss", "BCE", "MultiLabelSoftMarginLoss", "sigmoid cross-entropy", "BiXSE"),
     )
-    accepts = ("grade", "probability")
-    plain = "multi_label"
 
-    columns: str = choice("mean", "how the columns of a row become one number", options=("mean", "sum"))
     pos_weight: Tensor | float | None = data("factor of the positive part, a number or (L,)", default=None)
     class_weight: Tensor | None = data("factor of each column, (L,)", default=None)
 
@@ -58,21 +91,56 @@ class BinaryCrossEntropy(RowLoss):
             if isinstance(weight, Tensor) and weight.numel() not in (1, recipe.columns_count):
                 raise ValueError(f"{name}: expected a number or shape ({recipe.columns_count},), got {tuple(weight.shape)}")
 
-    def _targets(self, targets: Targets | Tensor) -> Targets:
-        if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point:
-            targets = classes(targets)
-        return super()._targets(targets)
-
-    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
-        y = targets.probability if targets.kind == "soft" else targets.grade
+    def parts(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         positive, negative = functional.softplus(-scores), functional.softplus(scores)
         if self.pos_weight is not None:
             positive = positive * torch.as_tensor(self.pos_weight, dtype=scores.dtype, device=scores.device)
-        value = y * positive + (1 - y) * negative
         if self.class_weight is not None:
-            value = value * torch.as_tensor(self.class_weight, dtype=scores.dtype, device=scores.device)
-        return (targets.sum(value), targets.count()) if self.columns == "sum" else targets.mean(value)
+            weight = torch.as_tensor(self.class_weight, dtype=scores.dtype, device=scores.device)
+            positive, negative = positive * weight, negative * weight
+        return positive, negative
 
-    def predict(self, scores: Scores | Tensor) -> Tensor:
-        """The sigmoid of every score (..., L)."""
-        return as_scores(scores).tensor().sigmoid()
+
+class SigmoidFocal(SigmoidLoss):
+    r"""Sigmoid focal loss of every column, ``-alpha_t (1 - p_t)^gamma log p_t``, with PolyLoss's first term.
+
+    Arguments:
+        gamma: focusing exponent, >= 0.
+        alpha: weight of right columns, 1 - alpha that of wrong ones; None leaves both at 1.
+        epsilon: adds ``epsilon (1 - p_t)^(gamma + 1)`` (PolyLoss; -1 in its detection experiments).
+        alpha_on_poly: alpha weights that term too.
+        columns: 'mean' or 'sum' over the existing columns of a row.
+
+    >>> import torch, torchlosses as tl
+    >>> tl.SigmoidFocal(columns="sum")(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor(0.1304)
+    """
+
+    card: ClassVar[Card] = Card(
+        title="Focal Loss for Dense Object Detection",
+        year=2017,
+        identifier="arXiv:1708.02002",
+        family="classification",
+        formula=r"-\alpha_t(1-p_t)^\gamma\log p_t + \epsilon(1-p_t)^{\gamma+1}",
+        purpose="Multi-label classification and detection with very many easy negatives.",
+        tasks=("classification",),
+        aliases=("sigmoid_focal_loss", "SigmoidFocalLoss", "binary focal loss", "PolyBCELoss", "Poly1FocalLoss"),
+        equals=("BinaryCrossEntropy at gamma=0, alpha=None, epsilon=0",),
+    )
+
+    gamma: float = real(2.0, "focusing exponent", low=0, search=(0.5, 5.0))
+    alpha: float | None = real(0.25, "weight of right columns", low=0, high=1, optional=True, search=(0.1, 0.9))
+    epsilon: float = real(0.0, "first coefficient of PolyLoss", low=-1)
+    alpha_on_poly: bool = flag(False, "alpha weights the polynomial term too")
+
+    def parts(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, log_other = functional.logsigmoid(scores), functional.logsigmoid(-scores)
+        a, b = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        return self._part(log_p, log_other, a), self._part(log_other, log_p, b)
+
+    def _part(self, log_p: Tensor, log_other: Tensor, weight: float) -> Tensor:
+        value = -weight * (self.gamma * log_other).exp() * log_p
+        if self.epsilon:
+            scale = self.epsilon * (weight if self.alpha_on_poly else 1.0)
+            value = value + scale * ((self.gamma + 1) * log_other).exp()
+        return value
