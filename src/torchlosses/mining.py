@@ -21,9 +21,6 @@ class Miner(Wrapper):
     def __init__(self, loss: RowLoss, **hyperparameters: Any) -> None:
         super().__init__(loss, **hyperparameters)
 
-    def __init__(self, loss: RowLoss, **hyperparameters: Any) -> None:
-        super().__init__(loss, **hyperparameters)
-
     def keep(self, scores: Tensor, targets: Block) -> Tensor:
         """True where the cell remains, (b, L); ``scores`` carry no gradient."""
         raise NotImplementedError

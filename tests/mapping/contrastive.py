@@ -244,3 +244,10 @@ def pair_contrastive(case: Case) -> Computed:
     scores = tl.per_row(case["a"], case["p"][:, None])
     loss = tl.Contrastive(positive_margin=1, negative_margin=1 - case.hp["margin"], squared=True, over="rows")
     return loss(scores, tl.multi_label(case["labels"][:, None]))
+
+
+@recipe("contrastive/mega_batch_margin")
+def mega_batch_margin(case: Case) -> Computed:
+    margins = {"positive_margin": case.hp["positive_margin"], "negative_margin": case.hp["negative_margin"]}
+    loss = tl.HardNegatives(tl.Contrastive(**margins, over="rows"), k=1)
+    return loss(tl.cosine(case["a"], case["p"]), tl.paired())

@@ -350,3 +350,24 @@ def hit_clustering(case: Case) -> Computed:
 
     scores = torch.stack([score(case["child"], case["parent"]), score(case["child"], case["negative"])], 1)
     return tl.TripletMargin(margin=case.hp["margin"], over="rows")(scores, tl.preferred())
+
+
+@recipe("metric/torch_margin_ranking")
+def margin_ranking(case: Case) -> Computed:
+    sign = case["y"][:, None]
+    scores = torch.stack([case["s1"], case["s2"]], 1) * sign
+    return tl.TripletMargin(margin=case.hp["margin"], over="rows")(scores, tl.preferred())
+
+
+@recipe("metric/torch_cosine_embedding")
+def cosine_embedding(case: Case) -> Computed:
+    loss = tl.Contrastive(positive_margin=1, negative_margin=case.hp["margin"], over="rows")
+    scores = tl.per_row(case["x1"], case["x2"][:, None])
+    return loss(scores, tl.multi_label(case["y"][:, None] > 0))
+
+
+@recipe("metric/proxynca")
+def proxy_nca(case: Case) -> Computed:
+    """Minus the squared distance of unit vectors is 2 cos - 2, and a softmax knows no shift."""
+    loss = tl.InfoNCE(temperature=1 / (2 * case.hp["softmax_scale"]))
+    return loss(tl.cosine(case["embeddings"], case["weight"]), tl.classes(case["labels"]))
