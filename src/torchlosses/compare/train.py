@@ -1,0 +1,110 @@
+"""One training: an encoder, an objective, a setting, a seed, a fixed number of steps."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchlosses.compare.encoder import Model
+from torchlosses.compare.objectives import Objective
+from torchlosses.compare.tasks import Task
+from torchlosses.loss import Loss
+
+RATE = "learning_rate"
+
+
+class Failed(Exception):
+    """The training gave no usable model; the message says why."""
+
+
+class Unfit(Failed):
+    """The objective cannot be used on this task, whatever the setting."""
+
+
+class OutOfTime(Exception):
+    """The time limit came before the end of the training."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model with its objective; the median time of a step; the mean loss of each epoch."""
+
+    model: Model
+    loss: Loss
+    step_ms: float
+    curve: tuple[float, ...]
+
+
+def fit(
+    task: Task,
+    objective: Objective,
+    setting: Mapping[str, Any],
+    *,
+    seed: int,
+    epochs: int,
+    deadline: float = math.inf,
+    max_steps: float = math.inf,
+) -> Fit:
+    """Trains from the same initial towers and in the same order of the data for every objective of one seed.
+
+    ``setting`` holds the learning rate and the objective's searched hyperparameters. AdamW, the rate falling to 0 along
+    a half cosine. Learnable parameters of the objective are trained with the model.
+    """
+    hypers = {name: value for name, value in setting.items() if name != RATE}
+    card = objective.entry.card
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = task.model(card)
+        try:
+            loss = objective.build(hypers, task.facts)
+            task.check(loss)
+        except (TypeError, ValueError) as problem:
+            raise Unfit(str(problem)) from problem
+        optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=setting[RATE])
+        total = epochs * task.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
+        )
+        order = torch.Generator().manual_seed(seed)
+        times: list[float] = []
+        curve: list[float] = []
+        model.train()
+        loss.train()
+        for _ in range(epochs):
+            values: list[float] = []
+            for rows in task.epoch(order):
+                begin = time.perf_counter()
+                if begin > deadline:
+                    raise OutOfTime
+                optimizer.zero_grad()
+                try:
+                    value = task.value(model, loss, card, rows)
+                except (TypeError, ValueError, IndexError, RuntimeError) as problem:
+                    raise Unfit(str(problem)) from problem
+                values.append(value.item())
+                if not math.isfinite(values[-1]):
+                    raise Failed(f"the loss became {values[-1]} at step {len(times) + 1} of {total}")
+                value.backward()
+                optimizer.step()
+                schedule.step()
+                times.append(1000 * (time.perf_counter() - begin))
+                if len(times) >= max_steps:
+                    return Fit(model, loss, statistics.median(times), tuple(curve))
+            curve.append(statistics.fmean(values))
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise Failed("the model's weights are not finite after training")
+    return Fit(model, loss, statistics.median(times), tuple(curve))
+
+
+def judge(task: Task, objective: Objective, fitted: Fit, part: str) -> dict[str, float]:
+    """The metrics of a trained model on 'validation' or 'test'."""
+    fitted.model.eval()
+    fitted.loss.eval()
+    with torch.no_grad():
+        return task.evaluate(fitted.model, fitted.loss, objective.entry.card, getattr(task.split, part))
