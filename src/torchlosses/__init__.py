@@ -22,8 +22,10 @@ from torchlosses.losses.classification import (
     VectorScaling,
 )
 from torchlosses.losses.contrastive import InfoNCE, JointInfoNCE, SigLIP, SupCon, SymmetricInfoNCE
+from torchlosses.losses.distillation import ForwardKL, GeneralizedJSD, MarginMSE, ReverseKL
 from torchlosses.losses.margin import LDAM, AdaFace, ArcFace, CombinedMargin, CosFace, MarginSoftmax
 from torchlosses.losses.metric import Circle, Contrastive, MultiSimilarity, TripletMargin
+from torchlosses.losses.overlap import Dice
 from torchlosses.losses.preference import DPO, GPO, IPO, KTO, ORPO, SLiC
 from torchlosses.losses.ranking import (
     BPR,
@@ -35,6 +37,8 @@ from torchlosses.losses.ranking import (
     PListMLE,
     RankNet,
 )
+from torchlosses.losses.regression import Huber, SmoothL1
+from torchlosses.losses.representation import BarlowTwins
 from torchlosses.losses.symmetric import Symmetric
 from torchlosses.mining import GuidedFilter, HardNegatives, Miner
 from torchlosses.reductions import CVaR, Mean, Reduction, Sum

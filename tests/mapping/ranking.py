@@ -20,7 +20,7 @@ WEIGHT = {
 
 
 def lists(case: Case, labels: str = "relevance") -> tl.Targets:
-    return tl.graded(case[labels], mask=case["mask"] if "mask" in case else None)
+    return tl.graded(case[labels], mask=case.inputs.get("mask"))
 
 
 def first(scores: Tensor) -> tl.Targets:

@@ -120,12 +120,13 @@ class SLiC(GPO):
 
 
 class IPO(GPO):
-    r"""Identity preference optimization: :math:`(u_w-u_l-\tfrac{1}{2\tau})^2` of log-ratios (beta = 1) summed or averaged over tokens.
+    r"""Identity preference optimization: :math:`(u_w-u_l-\tfrac{1}{2\tau})^2`.
 
     Arguments:
         tau: strength of the regularization, > 0.
 
-    Current libraries average the log-ratios over tokens; the paper sums. Scores: ``implicit_reward(policy, reference, beta=1)``.
+    Scores: ``implicit_reward(policy, reference, beta=1)`` of log-probabilities summed (the paper) or averaged over tokens
+    (current libraries).
 
     >>> import torch, torchlosses as tl
     >>> tl.IPO(tau=0.5)(torch.tensor([[0.4, 0.0]]), tl.preferred())

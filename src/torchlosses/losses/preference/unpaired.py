@@ -16,12 +16,13 @@ from torchlosses.loss import RowLoss
 
 
 class KTO(RowLoss):
-    r"""Kahneman-Tversky optimization: :math:`w_d\,(1-\sigma(r-z_0))` for desirable rows, :math:`w_u\,(1-\sigma(z_0-r))` for others.
+    r"""Kahneman-Tversky optimization: :math:`w_d\,(1-\sigma(r-z_0))` for good rows, :math:`w_u\,(1-\sigma(z_0-r))` for bad.
 
     Arguments:
         desirable_weight, undesirable_weight: >= 0.
 
-    Scores: ``implicit_reward(policy, reference, beta)`` of one response per row, (B,) or (B, 1). Targets: ``desirable(label)``.
+    Scores: ``implicit_reward(policy, reference, beta)`` of one response per row, (B,) or (B, 1). Targets:
+    ``desirable(label)``.
     The reference point z0 is a field, () or (B,): ``given(baseline=z0)``, in the units of the reward; or
     ``given(kl=beta * (kl_logps - ref_kl_logps))`` of mismatched pairs, from which z0 = max(0, mean) over the batch.
     Never differentiated. A batch with one kind of rows only is a mean over these.

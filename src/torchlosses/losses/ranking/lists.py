@@ -13,10 +13,11 @@ from torchlosses.engine.outcome import Returned
 from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import choice, integer, real
 from torchlosses.loss import RowLoss
+from torchlosses.losses.distillation.divergences import log_softmax
 
 
 class ListNet(RowLoss):
-    r"""Cross-entropy of the scores' softmax with a distribution made of the grades: :math:`-\sum_i q_i\log\mathrm{softmax}(s/T)_i`.
+    r"""Cross-entropy of the scores' softmax with one made of the grades: :math:`-\sum_i q_i\log\mathrm{softmax}(s/T)_i`.
 
     Arguments:
         target: q is the 'softmax' of the grades (ListNet), the grades themselves ('sum': softmax cross-entropy of lists)
@@ -70,10 +71,10 @@ class ListNet(RowLoss):
 
     def rule(self, scores: Tensor, targets: Block) -> Returned:
         grade = targets.scores if targets.kind == "teacher" else targets.grade
-        log_student = scores - targets.logsumexp(scores)[:, None]
+        log_student = log_softmax(scores, targets)
         if self.target == "softmax":
             grade = grade / self.target_temperature
-            log_target = grade - targets.logsumexp(grade)[:, None]
+            log_target = log_softmax(grade, targets)
             if self.k == 2:
                 return self._second(scores, log_student, grade, log_target, targets)
             return -targets.sum(log_target.exp() * log_student)
@@ -98,7 +99,7 @@ class ListNet(RowLoss):
 
 
 class ListMLE(RowLoss):
-    r"""Negative Plackett-Luce log-likelihood of the order of the grades: :math:`\sum_p w_p\,[\log\sum_{q\ge p}e^{s_{\pi(q)}}-s_{\pi(p)}]`.
+    r"""Negative Plackett-Luce log-likelihood: :math:`\sum_p w_p\,[\log\sum_{q\ge p}e^{s_{\pi(q)}}-s_{\pi(p)}]`.
 
     Arguments:
         temperature: divides the scores, > 0.
