@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, memory, table
-from benchmarks.works import WORKS, Work
+from benchmarks.works import WORKS, Call, Work
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if rows else 2
 
 
-def run(work: Work, ours: measure.Call, repeats: int) -> table.Row:
+def run(work: Work, ours: Call, repeats: int) -> table.Row:
     """Times a work, then measures its memory in fresh processes."""
     operands = work.operands()
     calls, skipped = measure.loaded(work.peers)

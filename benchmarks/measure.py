@@ -118,7 +118,7 @@ class Products(TorchDispatchMode):
     """Records the matrix products that a call makes: their sizes, and how many rows its blocks of scores have."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = work
         self.work_done = 0
         self.heights: Counter[int] = Counter()
@@ -168,7 +168,7 @@ def sections(run: Callable[[], Any]) -> dict[str, float]:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profile:
         run()
-    spent: Counter[str] = Counter({kind: 0.0 for kind in KINDS})  # type: ignore[dict-item]
+    spent: Counter[str] = Counter({kind: 0.0 for kind in KINDS})
     for event in profile.key_averages():
         kind = next((k for k, names in KINDS.items() if event.key in names), "other elementwise")
         spent[kind] += event.self_cpu_time_total

@@ -52,7 +52,7 @@ class Row:
 
     def lines(self) -> list[tuple[str, ...]]:
         """One line per peer; a work without peers still has one."""
-        found = []
+        found: list[tuple[str, ...]] = []
         for i, peer in enumerate(self.peers or [""]):
             ratio = seconds = ""
             if peer:
