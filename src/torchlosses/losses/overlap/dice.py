@@ -18,8 +18,8 @@ class Dice(SetLoss):
 
     Arguments:
         over: what the counts are summed over before the ratio: 'image' (pixels; a ratio per image and class), 'batch'
-            (pixels and images; per class) or 'all' (classes too; one ratio). The value is the mean of 1 - ratio over images of the
-            mean over classes.
+            (pixels and images; per class) or 'all' (classes too; one ratio). The value is the mean of 1 - ratio
+            over classes, then over images.
         activation: 'softmax' over the classes, 'sigmoid', or 'none' (probabilities come in).
         alpha, beta: weights of false positives and negatives, >= 0: 1/2 Dice, 1 Jaccard, else Tversky.
         smooth, smooth_denominator: s and s' >= 0 (None: s' = s); the denominator is at least 1e-7.

@@ -91,8 +91,9 @@ class ListNet(RowLoss):
 
         def pair(first: Tensor, x: Tensor) -> Tensor:
             b, n = x.shape
-            left = x[:, None, :].expand(b, n, n).masked_fill(~others, torch.finfo(x.dtype).min)
-            return first[:, :, None] + x[:, None, :] - left.logsumexp(-1)[:, :, None]
+            left = x[:, None, :].expand(b, n, n).masked_fill(~others, torch.finfo(x.dtype).min / 4)
+            joint = first[:, :, None] + x[:, None, :] - left.logsumexp(-1)[:, :, None]
+            return torch.where(others, joint, 0.0)
 
         cross = pair(log_target, grade).exp() * pair(log_student, scores)
         return -torch.where(others, cross, 0.0).sum((1, 2)), targets.count() - 1

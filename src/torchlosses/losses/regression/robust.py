@@ -13,7 +13,7 @@ from torchlosses.loss import Loss
 
 
 class Huber(Loss):
-    r"""Squared error near the target, linear beyond: :math:`e^2/2` if :math:`|e|\le\delta`, else :math:`\delta(|e|-\delta/2)`.
+    r"""Squared near the target, linear beyond: :math:`e^2/2` if :math:`|e|\le\delta`, else :math:`\delta(|e|-\delta/2)`.
 
     Arguments:
         delta: where it becomes linear, > 0. normalize: divides by delta (smooth L1).
