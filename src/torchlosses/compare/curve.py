@@ -35,6 +35,8 @@ def curves(entry: Entry) -> list[Curve]:
         loss = entry.loss(**_data(entry)).eval().to(torch.float64)
         if isinstance(loss, RowLoss):
             return [_rows(loss, grid, column) for column in range(1 if _single(loss) else 2)]
+        if "none" not in entry.card.scores:
+            raise TypeError("it is no rule of single rows")
         return [_pointwise(loss, grid)]
     except (TypeError, ValueError, RuntimeError) as problem:
         raise Refusal(f"show --plot: {entry.name} cannot be drawn against one score: {problem}") from None

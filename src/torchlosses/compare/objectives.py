@@ -47,7 +47,7 @@ DEFAULTS = {
         "MultiSimilarity",
         "Circle",
         "ListNet",
-        "RankNet",
+        "Contrastive",
         "BarlowTwins",
     ),
 }

@@ -81,7 +81,7 @@ def table(result: Result) -> Table:
     """The leaderboard."""
     metrics = result.task.metrics
     title = f"{result.task.data.name}, {result.task.name}: test, mean ± standard deviation over seeds"
-    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     shown.add_column("objective", overflow="fold")
     for name in metrics:
         shown.add_column(METRICS[name], justify="right", no_wrap=True)
