@@ -12,7 +12,7 @@ Computed = Tensor | dict[str, Tensor]
 
 
 class Case:
-    """A golden case: ``case["scores"]`` is an input (requires grad where a golden gradient exists), ``case.hp`` its settings."""
+    """A golden case: ``case["scores"]`` is an input (differentiable where golden), ``case.hp`` its settings."""
 
     def __init__(self, entry: dict[str, Any], arrays: dict[str, Any]) -> None:
         self.entry, self.arrays = entry, arrays

@@ -92,6 +92,11 @@ class Walk:
         self.buffers = Buffers(problem.plan, height)
         self.teacher_buffers = None if problem.teacher is None else Buffers(problem.teacher, height)
 
+    def terms(self) -> int:
+        """How many terms the rule returns, from the first block."""
+        with torch.no_grad():
+            return len(self._block(self.spans[0], None, None).terms)
+
     def values(self) -> list[Outcome]:
         """Settled outcomes of all blocks, without gradients."""
         with torch.no_grad():

@@ -32,9 +32,10 @@ def rows(problem: Problem) -> Outcome:
 
 
 def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | None:
-    """Mean (value over count) or sum of all rows of a one-term problem, gradients taken in the forward pass.
+    """Mean (value over count) or sum of all rows, gradients taken in the forward pass.
 
-    None where that does not apply: small matrices, no gradients wanted, row weights that want gradients.
+    None where that does not apply: small matrices, no gradients wanted, row weights that want gradients, several terms
+    whose counts are not known beforehand.
     """
     if is_small(problem):
         return None
@@ -44,11 +45,11 @@ def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | N
         return None
     if not any(t.requires_grad for t in inputs.values()):
         return None
+    if mean and not problem.count_known and Walk(problem, inputs).terms() > 1:
+        return None  # each term has a denominator of its own, known only at the end
     record = _Record(problem, list(inputs))
     record.mean = mean
     value = _Pooled.apply(record, *inputs.values())  # type: ignore[no-untyped-call]
-    if len(record.names) != 1:
-        return None
     return value, record.updates
 
 
@@ -148,17 +149,12 @@ class _Pooled(torch.autograd.Function):
         outcomes, sums = walk.gradients(weights, needed)
         outcome = gather(outcomes)
         record.names, record.updates = list(outcome.terms), outcome.updates
-        if len(record.names) != 1:
-            return torch.zeros((), dtype=problem.plan.dtype, device=problem.plan.device)
-        value, count = outcome.terms[record.names[0]]
-        assert count is not None
-        total = value.sum()
-        if record.mean:
-            inverse = safe_inverse(count.sum())
-            total = total * inverse
-            if weights is None:
-                for gradient in sums.sums.values():
-                    gradient *= inverse
+        total = pool(outcome, record.mean)
+        if record.mean and weights is None:
+            (_, count), *_ = outcome.terms.values()
+            assert count is not None
+            for gradient in sums.sums.values():
+                gradient *= safe_inverse(count.sum())
         ctx.record, ctx.sums = record, sums.sums
         ctx.save_for_backward(*tensors)
         return total
@@ -171,9 +167,7 @@ class _Pooled(torch.autograd.Function):
         flags = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             with torch.enable_grad():
-                (value, count), *_ = _twice(record, saved).terms.values()
-                assert count is not None
-                total = value.sum() * (safe_inverse(count.sum()) if record.mean else 1.0)
+                total = pool(_twice(record, saved), record.mean)
                 wanted = [t for t, flag in zip(saved, flags, strict=True) if flag]
                 found = torch.autograd.grad(total, wanted, grad, create_graph=True, allow_unused=True)
             return _spread(record, flags, list(found))
@@ -204,6 +198,15 @@ def _cast(gradient: Tensor | None, like: Tensor) -> Tensor | None:
 def _spread(record: _Record, flags: tuple[bool, ...], found: list[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Gradients of the inputs that want one, None elsewhere."""
     return (None, *(found.pop(0) if flag else None for flag in flags))
+
+
+def pool(outcome: Outcome, mean: bool) -> Tensor:
+    """Every term's sum, or sum over count, added."""
+    parts = []
+    for value, count in outcome.terms.values():
+        assert count is not None
+        parts.append(value.sum() * safe_inverse(count.sum()) if mean else value.sum())
+    return torch.stack(parts).sum()
 
 
 def safe_inverse(count: Tensor) -> Tensor:
