@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -463,3 +464,20 @@ def test_compiles_whole_and_maps() -> None:
     stack = torch.randn(4, 6, 5)
     mapped = torch.vmap(lambda s: tl.CrossEntropy()(s, index))(stack)
     torch.testing.assert_close(mapped, torch.stack([tl.CrossEntropy()(s, index) for s in stack]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("scale", [1.0, 20.0, 3000.0])
+def test_symmetric_in_one_walk(scale: float, reduction: str) -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(20, 5, dtype=torch.float64), torch.randn(20, 5, dtype=torch.float64)
+    k[3] = -k[3].abs() * 9
+    found = []
+    for limits in (BLOCKED, {"dense": 0, "block": 800}, DENSE):
+        a, b = q.clone().requires_grad_(), k.clone().requires_grad_()
+        t = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        with tl.memory_budget(**limits):
+            value = tl.Symmetric(tl.CrossEntropy(reduction=reduction))(tl.cosine(a, b) * t, tl.paired())
+        found.append([value.detach(), *torch.autograd.grad(value * 1.7, [a, b, t])])
+    same(found[0], found[2])
+    same(found[1], found[2])

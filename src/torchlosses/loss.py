@@ -23,7 +23,7 @@ from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import VIEWS, Targets, classes, graded, multi_label, soft
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(real, integer, choice, flag, data))
+@dataclass_transform(kw_only_default=True, field_specifiers=(data,))
 class Loss(nn.Module):
     """A training objective. Hyperparameters are class attributes made by ``real``, ``choice``, ``flag`` ...
 

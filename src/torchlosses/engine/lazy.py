@@ -18,5 +18,5 @@ class lazy(Generic[T]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:
         value = self.method(instance)
-        instance.__dict__[self.name] = value
+        setattr(instance, self.name, value)
         return value

@@ -11,13 +11,14 @@ from torchlosses.engine.blocked import Buffers, Gradients
 from torchlosses.engine.evaluate import is_small, keeps_graph
 from torchlosses.engine.outcome import GivenSummary
 from torchlosses.engine.problem import Problem, Tensors
+from torchlosses.engine.streaming import strips
 
 FAINT = 1e-30  # column sums below this have lost digits to underflow
 SPREAD = 60.0  # log-sum-exps further apart than this need their own exponentials
 
 
 def both_ways(problem: Problem, mean: bool) -> Tensor | None:
-    """Mean of the row direction and the column direction of paired scores; None where the general path is needed."""
+    """Row direction plus column direction of paired scores, each a mean or a sum; None where the general path is needed."""
     plan = problem.plan
     fits = (
         problem.streams
@@ -61,12 +62,15 @@ def column_statistics(problem: Problem) -> tuple[Tensor, Tensor, Tensor] | None:
         reference = torch.full((), -torch.inf, dtype=plan.dtype, device=plan.device)
         for span, s in _blocks(problem, buffers, tensors):
             diagonal.append(s.diagonal(span[0]).clone())
-            top = s.amax(1)
-            z = s.sub_(top[:, None]).exp_().sum(1)
-            rows.append(z.log() + top)
-            higher = torch.maximum(reference, top.max())
-            columns = torch.addmv(columns, s.T, (top - higher).exp(), beta=float((reference - higher).exp()))
-            reference = higher
+            for strip in strips(s):
+                top = strip.amax(1)
+                z = strip.sub_(top[:, None]).exp_().sum(1)
+                rows.append(z.log() + top)
+                higher = torch.maximum(reference, top.max())
+                if higher > reference:
+                    columns.mul_((reference - higher).exp())
+                    reference = higher
+                columns.addmv_(strip.T, (top - reference).exp())
         if bool((columns < FAINT).any()) or not bool(torch.isfinite(columns).all()):
             return None
         return torch.cat(rows), columns.log() + reference, torch.cat(diagonal)
@@ -96,7 +100,7 @@ class _BothWays(torch.autograd.Function):
         lse_rows, lse_columns, diagonal = found
         value_rows, on_rows, target_rows = _slopes(problem, lse_rows, diagonal)
         value_columns, on_columns, target_columns = _slopes(problem, lse_columns, diagonal)
-        share = 0.5 / problem.plan.rows if mean else 0.5
+        share = 1.0 / problem.plan.rows if mean else 1.0
         total = (value_rows.sum() + value_columns.sum()) * share
         needed = {k for k, flag in zip(("s0.left", "s0.right"), ctx.needs_input_grad[3:], strict=True) if flag}
         ctx.save_for_backward(*tensors)
@@ -138,18 +142,20 @@ def _fill(
     piece = problem.plan.pieces[0]
     spans = list(problem.spans())
     buffers = Buffers(problem.plan, max(b - a for a, b in spans))
-    spare = torch.empty_like(buffers.store)
     close = bool(lse_rows.max() - lse_columns.min() < SPREAD) and bool(lse_columns.max() - lse_rows.min() < SPREAD)
     middle = lse_columns.mean()
     across = on_columns * (middle - lse_columns).exp() if close else on_columns
     for span, s in _blocks(problem, buffers, tensors):
-        row, factor = lse_rows[span[0] : span[1], None], on_rows[span[0] : span[1], None]
-        other = spare[: s.shape[0]]
-        if close:  # exp(s - lse_column) = exp(s - lse_row) exp(lse_row - lse_column)
-            torch.mul((row - middle).exp(), across[None], out=other)
-            s.sub_(row).exp_().mul_(other.add_(factor))
-        else:
-            torch.sub(s, lse_columns[None], out=other).exp_().mul_(on_columns[None])
-            s.sub_(row).exp_().mul_(factor).add_(other)
+        start = span[0]
+        for strip in strips(s):
+            place = slice(start, start + strip.shape[0])
+            start += strip.shape[0]
+            row, factor = lse_rows[place, None], on_rows[place, None]
+            if close:  # exp(s - lse_column) = exp(s - lse_row) exp(lse_row - lse_column)
+                other = torch.mul((row - middle).exp(), across[None]).add_(factor)
+                strip.sub_(row).exp_().mul_(other)
+            else:
+                other = torch.sub(strip, lse_columns[None]).exp_().mul_(on_columns[None])
+                strip.sub_(row).exp_().mul_(factor).add_(other)
         s.diagonal(span[0]).add_(on_target[span[0] : span[1]])
         sums.push(0, piece, s, span)

@@ -101,7 +101,7 @@ class GivenSummary(Summary):
 
     def __init__(self, given: dict[str, Tensor], mass: Tensor, columns: Tensor) -> None:
         for name, value in {**given, "mass": mass, "columns": columns}.items():
-            self.__dict__[name] = value
+            setattr(self, name, value)
 
 
 def finite(x: Tensor) -> Tensor:

@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from torchlosses.engine.blocked import Gradients
 
 
+CACHE = 1 << 20  # bytes of a block that elementwise passes work on at a time, to stay in a core's cache
+
+
+def strips(s: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a block in strips that fit a cache; views."""
+    if s.device.type != "cpu":
+        return (s,)
+    return s.split(max(4, CACHE // max(1, s.shape[1] * s.element_size())))
+
+
+def exponentials(s: Tensor) -> tuple[Tensor, Tensor]:
+    """Overwrites a block by exp(s - top); returns top (b, 1), 0 in rows of -inf only, and the rows' sums (b,)."""
+    tops, sums = [], []
+    for strip in strips(s):
+        top = strip.amax(1, keepdim=True)
+        top = torch.where(top == -torch.inf, 0.0, top)
+        sums.append(strip.sub_(top).exp_().sum(1))
+        tops.append(top)
+    return torch.cat(tops), torch.cat(sums)
+
+
 def stream_block(
     problem: Problem,
     s: Tensor,
@@ -49,10 +70,7 @@ def stream_block(
             given["target"] = (weight * kept).sum(1)
             del kept
             mass = weight.sum(1)
-        top = s.amax(1, keepdim=True)
-        top = torch.where(top == -torch.inf, 0.0, top)
-        s.sub_(top).exp_()
-        z = s.sum(1)
+        top, z = exponentials(s)
         rest = z.log() + top.squeeze(1)
         given["lse"] = rest if index is None else torch.logaddexp(rest, target.squeeze(1))
         if index is not None and "rest" in asked:

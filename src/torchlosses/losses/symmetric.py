@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from torchlosses.engine.mirrored import both_ways
 from torchlosses.hyperparameters import choice
 from torchlosses.loss import Loss, RowLoss
 from torchlosses.scores import Scores, as_scores
@@ -19,7 +21,8 @@ class Symmetric(Loss):
         loss: any row loss.
         combine: 'mean' or 'sum' of the two directions.
 
-    Targets must have a transpose: ``paired()``, ``same_label(y, k)``, ``multi_label(hot)`` or ``graded(r)``. Fields of
+    Losses that matter through log-sum-exp and target score only (InfoNCE, CrossEntropy) on large paired scores walk the
+    matrix once for both directions. Targets must have a transpose: ``paired()``, ``same_label(y, k)``, ``multi_label(hot)`` or ``graded(r)``. Fields of
     ``paired()`` serve both directions, other targets' fields the first one.
 
     >>> import torch, torchlosses as tl
@@ -39,8 +42,18 @@ class Symmetric(Loss):
         """The two directions' values, combined; (B,) for square scores with ``reduction='none'``."""
         recipe = as_scores(scores)
         wanted = self.loss._targets(targets).given(**fields)
-        total: Tensor = self.loss(recipe, wanted) + self.loss(recipe.T, wanted.T)
+        total = self._in_one_walk(recipe, wanted)
+        if total is None:
+            total = self.loss(recipe, wanted) + self.loss(recipe.T, wanted.T)
         return total / 2 if self.combine == "mean" else total
+
+    def _in_one_walk(self, recipe: Scores, targets: Targets) -> Tensor | None:
+        """Sum of both directions where one walk over the matrix serves both."""
+        if targets.kind != "paired" or targets.fields or self.loss.reduction not in ("mean", "sum"):
+            return None
+        problem, _, _ = self.loss._problem(recipe, targets, {})
+        with torch.autocast(recipe.device.type, enabled=False):
+            return both_ways(problem, mean=self.loss.reduction == "mean")
 
     def predict(self, scores: Scores | Tensor) -> Tensor:
         """The inner loss's prediction for the rows."""
