@@ -481,3 +481,78 @@ def test_symmetric_in_one_walk(scale: float, reduction: str) -> None:
         found.append([value.detach(), *torch.autograd.grad(value * 1.7, [a, b, t])])
     same(found[0], found[2])
     same(found[1], found[2])
+
+
+def sigmoid_pairs() -> list[Any]:
+    a = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    paired = tl.paired()
+    return [
+        (tl.CrossEntropy(), lambda: tl.euclidean(a, b), paired, [a, b]),
+        (tl.CrossEntropy(), lambda: tl.poincare(a * 0.1, b * 0.1), paired, [a, b]),
+        (tl.CrossEntropy(), lambda: tl.dot(a), tl.classes((torch.arange(6) + 1) % 6), [a]),
+        (tl.SigLIP().double(), lambda: tl.cosine(a, b), paired, [a, b]),
+        (tl.CrossEntropy(reduction="none"), lambda: tl.euclidean(a, b), paired, [a, b]),
+    ]
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_differentiable_gradients_of_entangled_inputs(case: int) -> None:
+    """One input of the engine may be made from another (norms, a learned scale): each path counts once."""
+    torch.manual_seed(case)
+    loss, scores, targets, inputs = sigmoid_pairs()[case]
+    wanted = inputs + list(loss.parameters())
+    found = []
+    for limits in (BLOCKED, DENSE):
+        with tl.memory_budget(**limits):
+            first = torch.autograd.grad(loss(scores(), targets).sum(), wanted, create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+        found.append([g.detach() for g in (*first, *second)])
+    same(found[0], found[1])
+
+
+def test_right_columns_that_do_not_exist_make_empty_rows() -> None:
+    torch.manual_seed(0)
+    s = torch.randn(3, 4, dtype=torch.float64)
+    s[0, 1], s[2] = -torch.inf, -torch.inf
+    x = torch.randn(6, 4, dtype=torch.float64).requires_grad_()
+    s.requires_grad_()
+    for over in ("rows", "valid"):
+        for loss in (tl.CrossEntropy(over=over), tl.InfoNCE(temperature=1.0, over=over), tl.PolyLoss(over=over)):
+            plain = [gradients(loss, lambda: s, tl.classes(torch.tensor([1, 0, 2])), [s], m) for m in (BLOCKED, DENSE)]
+            same(*plain)
+            own = tl.classes(torch.tensor([0, 2, 3, 3, 5, 5]))
+            same(*[gradients(loss, lambda: tl.dot(x), own, [x], m) for m in (BLOCKED, DENSE)])
+    expected = torch.nn.functional.cross_entropy(s.detach()[1:2], torch.tensor([0]))
+    torch.testing.assert_close(tl.CrossEntropy(over="valid")(s.detach(), torch.tensor([1, 0, 2])), expected)
+
+
+def test_masked_cells_carry_no_target_mass() -> None:
+    s = torch.randn(3, 5, dtype=torch.float64)
+    s[0, 0] = -torch.inf
+    s.requires_grad_()
+    targets = tl.multi_label(torch.ones(3, 5))
+    same(*[gradients(tl.CrossEntropy(), lambda: s, targets, [s], m) for m in (BLOCKED, DENSE)])
+
+
+def test_targets_follow_their_rows() -> None:
+    torch.manual_seed(0)
+    q, d, pick = torch.randn(6, 4), torch.randn(6, 4), torch.tensor([4, 1, 3])
+    loss = tl.InfoNCE(temperature=1.0, reduction="none")
+    torch.testing.assert_close(loss(tl.dot(q, d), tl.paired())[pick], loss(tl.dot(q, d).at(pick), tl.paired().at(pick)))
+    s, extra = torch.randn(6, 6), torch.randn(6, 6)
+    one = tl.InfoNCE(temperature=1.0)
+    both = tl.SymmetricInfoNCE(temperature=1.0)(s, tl.paired().given(log_weight=extra))
+    by_hand = one(s, tl.paired().given(log_weight=extra)) + one(s.T, tl.paired().given(log_weight=extra.T))
+    torch.testing.assert_close(both, by_hand / 2)
+
+
+def test_narrow_integers_and_odd_fields() -> None:
+    s = torch.randn(5, 5)
+    wide = tl.CrossEntropy()(s, torch.arange(5))
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        torch.testing.assert_close(tl.CrossEntropy()(s, torch.arange(5).to(dtype)), wide)
+    assert tl.CrossEntropy()(torch.zeros(2, 0), torch.tensor([-100, -100])) == 0
+    with pytest.raises(ValueError, match="weight: expected one entry per row"):
+        tl.CrossEntropy()(s, tl.paired().given(weight=torch.ones(5, 3)))
+    torch.testing.assert_close((1 - tl.dot(s)).T.tensor().isfinite().sum(), torch.tensor(20))

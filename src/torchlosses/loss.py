@@ -16,7 +16,7 @@ from torchlosses.engine import evaluate
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned, Summary
 from torchlosses.engine.problem import Problem
-from torchlosses.hyperparameters import Hyper, choice, data, flag, integer, real
+from torchlosses.hyperparameters import Hyper, choice, data
 from torchlosses.lowering import can_branch, lower
 from torchlosses.reductions import OVER, Reduction, ReductionLike, as_reduction
 from torchlosses.scores import Scores, as_scores
@@ -286,12 +286,7 @@ class RowLoss(Loss):
         needed, free = self.wrapped().fields_needed, self.wrapped().fields_optional
         fields: dict[str, Tensor] = {}
         for name, tensor in targets.fields.items():
-            if tensor.dim() and tensor.numel() != recipe.rows and tensor.shape[0] != recipe.rows:
-                raise ValueError(f"{name}: expected one entry per row ({recipe.rows}), got shape {tuple(tensor.shape)}")
-            flat = tensor.reshape(-1) if tensor.numel() == recipe.rows and tensor.dim() else tensor
-            if name == "weight" and flat.dim() == 0:
-                flat = flat.expand(recipe.rows)
-            fields[name] = flat
+            fields[name] = self._field(name, tensor, recipe)
         if "query_norm" in needed | free and "query_norm" not in fields:
             fields["query_norm"] = recipe.query_norm
 
@@ -308,6 +303,22 @@ class RowLoss(Loss):
                 f"{name}: {type(self).__name__} needs it, one entry per row; attach it with targets.given({name}=tensor)"
             )
         return {n: t for n, t in fields.items() if n in needed | free or n == "weight"}
+
+    @staticmethod
+    def _field(name: str, tensor: Tensor, recipe: Scores) -> Tensor:
+        """An attached tensor with the rows' leading dimensions made one."""
+        rows, lead = recipe.rows, len(recipe.leading)
+        if not tensor.dim():
+            return tensor.expand(rows) if name == "weight" else tensor
+        if tensor.shape[:lead] == recipe.leading:
+            flat = tensor.flatten(0, lead - 1)
+        elif tensor.shape[0] == rows:
+            flat = tensor
+        else:
+            raise ValueError(f"{name}: expected one entry per row ({rows}), got shape {tuple(tensor.shape)}")
+        if name == "weight" and flat.dim() != 1:
+            raise ValueError(f"weight: expected one entry per row ({rows}), got shape {tuple(tensor.shape)}")
+        return flat
 
     def check(self, recipe: Scores, targets: Targets) -> None:
         """Shapes always, values on the CPU; raises before any work."""

@@ -104,6 +104,8 @@ class Scores:
     def query_norm(self) -> Tensor:
         """Euclidean norms of the row operands (B,), for losses that read feature quality from them."""
         left = self.pieces[0].left
+        if self.pieces[0].right is None:
+            raise TypeError("query_norm: plain scores hold no features; attach it with targets.given(query_norm=tensor)")
         norm: Tensor = torch.linalg.vector_norm(left.to(working_dtype(left.dtype)), dim=-1)
         return norm
 
@@ -139,6 +141,9 @@ class Scores:
 
     def __sub__(self, shift: Factor) -> Scores:
         return self._step("add", -shift)
+
+    def __rsub__(self, shift: Factor) -> Scores:
+        return (-self)._step("add", shift)
 
     def __neg__(self) -> Scores:
         return self._step("mul", -1.0)

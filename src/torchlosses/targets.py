@@ -73,10 +73,18 @@ class Targets:
 
     def at(self, index: Tensor) -> Targets:
         """The rows named by an index, as :meth:`Scores.at`."""
+        if self.kind == "paired":
+            place = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
+            return replace(classes(place), fields=self._fields_at(index), teacher=self._teacher_at(index))
         pick = {name: t[index] for name, t in self.rows.items()}
-        fields = {name: t[index] if t.dim() else t for name, t in self.fields.items()}
-        teacher = None if self.teacher is None else self.teacher.at(index)
-        return replace(self, rows=pick, fields=fields, teacher=teacher)
+        return replace(self, rows=pick, fields=self._fields_at(index), teacher=self._teacher_at(index))
+
+    def _fields_at(self, index: Tensor) -> dict[str, Tensor]:
+        """The attached fields of some rows."""
+        return {name: t[index] if t.dim() else t for name, t in self.fields.items()}
+
+    def _teacher_at(self, index: Tensor) -> Scores | None:
+        return None if self.teacher is None else self.teacher.at(index)
 
     @property
     def T(self) -> Targets:
@@ -84,7 +92,7 @@ class Targets:
         if self.teacher is not None and self.kind in ("paired", "same_label", "multi_label", "graded"):
             return replace(replace(self, teacher=None).T, teacher=self.teacher.T)
         if self.kind == "paired":
-            return self
+            return replace(self, fields={name: t.mT if t.dim() == 2 else t for name, t in self.fields.items()})
         if self.kind == "same_label":
             keys = self.shared.get("keys", self.rows["labels"])
             return replace(self, rows={"labels": keys}, shared={"keys": self.rows["labels"]}, fields={})
@@ -130,8 +138,8 @@ def classes(index: Tensor, weight: Tensor | None = None, ignore_index: int = -10
         weight = _tensor("weight", weight)
         if weight.dim() != 1:
             raise ValueError(f"weight: expected shape (L,), got {tuple(weight.shape)}")
-        shared["class_weight"] = weight
-    return Targets("classes", {"index": index.reshape(-1)}, shared, options={"ignore_index": ignore_index})
+        shared["class_weight"] = weight.detach()
+    return Targets("classes", {"index": index.reshape(-1).long()}, shared, options={"ignore_index": ignore_index})
 
 
 def paired() -> Targets:

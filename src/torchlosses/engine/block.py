@@ -199,7 +199,9 @@ class Block:
         return value if chosen is None else torch.where(chosen.any(-1), value, empty)
 
     def target(self, x: Tensor) -> Tensor:
-        """The entry of the right column (b,)."""
+        """The entry of the right column (b,); zeros where there are no columns."""
+        if not x.shape[1]:
+            return x.new_zeros(x.shape[:1])
         return x.gather(1, self.index[:, None]).squeeze(1)
 
     def differences(self, x: Tensor) -> Tensor:

@@ -107,14 +107,11 @@ class _Rows(torch.autograd.Function):
         flags = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             with torch.enable_grad():
-                outcome = _twice(record, saved)
+                aliases = _aliases(record, saved)
+                outcome = _twice(record, aliases)
                 outputs = [t for value, count in outcome.terms.values() for t in (value, count) if t is not None]
                 pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
-                wanted = [t for t, flag in zip(saved, flags, strict=True) if flag]
-                found = torch.autograd.grad(
-                    [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
-                )
-            return _spread(record, flags, list(found))
+                return _spread(record, flags, aliases, [o for o, _ in pairs], [g for _, g in pairs])
         weights = {name: grads[2 * i] for i, name in enumerate(record.names)}
         needed = record.needed(flags)
         _, sums = Walk(record.problem, record.tensors(saved)).gradients(weights, needed)
@@ -167,10 +164,9 @@ class _Pooled(torch.autograd.Function):
         flags = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             with torch.enable_grad():
-                total = pool(_twice(record, saved), record.mean)
-                wanted = [t for t, flag in zip(saved, flags, strict=True) if flag]
-                found = torch.autograd.grad(total, wanted, grad, create_graph=True, allow_unused=True)
-            return _spread(record, flags, list(found))
+                aliases = _aliases(record, saved)
+                total = pool(_twice(record, aliases), record.mean)
+                return _spread(record, flags, aliases, [total], [grad])
         if ctx.sums is None:
             raise RuntimeError(
                 "the gradients of this loss were already consumed; pass retain_graph=True to the first backward"
@@ -195,9 +191,33 @@ def _cast(gradient: Tensor | None, like: Tensor) -> Tensor | None:
     return None if gradient is None else gradient.to(like.dtype)
 
 
-def _spread(record: _Record, flags: tuple[bool, ...], found: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs that want one, None elsewhere."""
-    return (None, *(found.pop(0) if flag else None for flag in flags))
+def _aliases(record: _Record, saved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs cut off from each other: one input may have been made from another, and each has its own gradient.
+
+    Parameters stay themselves, since rules read them from the loss.
+    """
+    return tuple(t if key.startswith("param.") else t.view_as(t) for key, t in zip(record.keys, saved, strict=True))
+
+
+def _spread(
+    record: _Record, flags: tuple[bool, ...], aliases: tuple[Tensor, ...], roots: list[Tensor], grads: list[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Differentiable gradients of the inputs that want one, None elsewhere."""
+    wanted = {key: t for key, t, flag in zip(record.keys, aliases, flags, strict=True) if flag}
+
+    def grad(outputs: list[Tensor], keys: list[str], weights: list[Tensor]) -> dict[str, Tensor | None]:
+        found = torch.autograd.grad(outputs, [wanted[k] for k in keys], weights, create_graph=True, allow_unused=True)
+        return dict(zip(keys, found, strict=True))
+
+    gradients = grad(roots, list(wanted), grads)
+    parameters = [key for key in wanted if key.startswith("param.")]
+    through = {key: g for key, g in gradients.items() if g is not None and key not in parameters}
+    if parameters and through:  # what reaches a parameter through another input is that input's affair
+        for key, part in grad([wanted[k] for k in through], parameters, list(through.values())).items():
+            whole = gradients[key]
+            if part is not None and whole is not None:
+                gradients[key] = whole - part
+    return (None, *(gradients.get(key) for key in record.keys))
 
 
 def pool(outcome: Outcome, mean: bool) -> Tensor:

@@ -76,7 +76,7 @@ class Problem:
     @property
     def streams(self) -> bool:
         """Whether the hand-written gradient of a summary rule covers this call; otherwise the block rule does."""
-        if self.summary_rule is None or not self.summary or len(self.plan.pieces) != 1:
+        if self.summary_rule is None or not self.summary or self.teacher is not None or len(self.plan.pieces) != 1:
             return False
         piece = self.plan.pieces[0]
         if piece.private or not self.plan.columns or "mask" in self.rows:
@@ -162,7 +162,9 @@ class Problem:
     def settle(self, outcome: Outcome, block: Block, fields: Tensors) -> Outcome:
         """Ignored rows to 0, counts as ``over`` says, weights multiplied in. Afterwards every term has a count."""
         terms: dict[str, Term] = {}
-        some = block.counted if block.all_valid else block.counted & block.valid.any(-1)
+        some = block.counted
+        if not block.all_valid:  # a row without cells, or whose right column does not exist, yields no term
+            some = some & (block.target(block.valid) if block.has_index else block.valid.any(-1))
         for name, (value, count) in outcome.terms.items():
             full = block.counted.to(value.dtype)
             present = some if count is None else some & (count > 0)

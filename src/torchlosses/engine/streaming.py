@@ -21,7 +21,8 @@ def strips(s: Tensor) -> tuple[Tensor, ...]:
     """Rows of a block in strips that fit a cache; views."""
     if s.device.type != "cpu":
         return (s,)
-    return s.split(max(4, CACHE // max(1, s.shape[1] * s.element_size())))
+    parts: tuple[Tensor, ...] = s.split(max(4, CACHE // max(1, s.shape[1] * s.element_size())))
+    return parts
 
 
 def exponentials(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,6 +54,8 @@ def stream_block(
         if piece.own_rows is not None and piece.own_columns is not None:
             exists = piece.own_rows[span[0] : span[1], None] != piece.own_columns[None, :]
             s.masked_fill_(~exists, -torch.inf)
+        elif piece.right is None and bool((s == -torch.inf).any()):
+            exists = s != -torch.inf
         block, fields = problem.block(tensors, s.shape[0], span[0], exists)
         given: dict[str, Tensor] = {}
         weight: Tensor | None = None
@@ -66,7 +69,7 @@ def stream_block(
             mass = block.counted.to(s.dtype)
         else:
             weight = block.probability
-            kept = s if exists is None and piece.right is not None else s.masked_fill(weight == 0, 0.0)
+            kept = s.masked_fill(weight == 0, 0.0)
             given["target"] = (weight * kept).sum(1)
             del kept
             mass = weight.sum(1)
@@ -76,8 +79,6 @@ def stream_block(
         if index is not None and "rest" in asked:
             given["rest"] = rest
         empty = given["lse"] == -torch.inf
-        if piece.right is None:  # plain scores may hold -inf: those cells do not exist
-            block.counted = block.counted & ~empty
         given["lse"] = torch.where(empty, 0.0, given["lse"])
         columns = torch.full_like(z, float(problem.plan.columns)) if exists is None else exists.sum(1).to(z.dtype)
 
@@ -95,7 +96,6 @@ def stream_block(
             if not key.startswith("param."):
                 tensors[key] = tensors[key].detach().requires_grad_()
         block_live, fields = problem.block(tensors, s.shape[0], span[0], exists)
-        block_live.counted = block.counted
         outcome = problem.summary_rule(
             GivenSummary({**given, **leaves}, mass, columns), block_live, problem.own_fields(fields)
         )

@@ -21,9 +21,10 @@ class Symmetric(Loss):
         loss: any row loss.
         combine: 'mean' or 'sum' of the two directions.
 
-    Losses that matter through log-sum-exp and target score only (InfoNCE, CrossEntropy) on large paired scores walk the
-    matrix once for both directions. Targets must have a transpose: ``paired()``, ``same_label(y, k)``, ``multi_label(hot)`` or ``graded(r)``. Fields of
-    ``paired()`` serve both directions, other targets' fields the first one.
+    Losses that matter through log-sum-exp and target score only (InfoNCE, CrossEntropy) on large paired scores walk
+    the matrix once for both directions. Targets must have a transpose: ``paired()``, ``same_label(y, k)``,
+    ``multi_label(hot)`` or ``graded(r)``. Fields of ``paired()`` serve both directions (those with one entry per cell
+    transposed), other targets' fields the first one.
 
     >>> import torch, torchlosses as tl
     >>> tl.Symmetric(tl.InfoNCE(temperature=1.0))(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), tl.paired())
