@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -556,3 +557,26 @@ def test_narrow_integers_and_odd_fields() -> None:
     with pytest.raises(ValueError, match="weight: expected one entry per row"):
         tl.CrossEntropy()(s, tl.paired().given(weight=torch.ones(5, 3)))
     torch.testing.assert_close((1 - tl.dot(s)).T.tensor().isfinite().sum(), torch.tensor(20))
+
+
+@pytest.mark.parametrize("kind", ["same_label", "multi_label", "none", "all"])
+@pytest.mark.parametrize("name", ["MultiSimilarity", "SupCon", "InfoNCE", "CrossEntropy"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_two_pools(name: str, kind: str, reduction: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(9, 4, dtype=torch.float64).requires_grad_()
+    k = torch.randn(7, 4, dtype=torch.float64).requires_grad_()
+    t = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    loss = getattr(tl, name)(reduction=reduction)
+    share = {"none": torch.zeros(9, 7), "all": torch.ones(9, 7), "multi_label": torch.rand(9, 7) > 0.6}
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 3])
+    self_targets = tl.same_label(labels)
+    targets = tl.same_label(labels, labels[:7]) if kind == "same_label" else tl.multi_label(share[kind])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        same(*[gradients(loss, lambda: tl.cosine(x, k) * t, targets, [x, k, t], m) for m in (BLOCKED, DENSE)])
+        same(*[gradients(loss, lambda: tl.cosine(x) * t, self_targets, [x, t], m) for m in (BLOCKED, DENSE)])
+    s = torch.randn(9, 7, dtype=torch.float64)
+    s[2, 3], s[4] = -torch.inf, -torch.inf
+    s.requires_grad_()
+    same(*[gradients(loss, lambda: s, targets, [s], m) for m in (BLOCKED, DENSE)])

@@ -159,6 +159,10 @@ class RowLoss(Loss):
         factor = self.prescale()
         return (recipe if factor is None else recipe * factor).tensor().softmax(-1)
 
+    def slopes(self) -> tuple[float, float]:
+        """Factors on the scores inside the numbers ``near`` and ``far``; the second is > 0."""
+        return 1.0, 1.0
+
     def streams(self, targets: Targets) -> tuple[str, ...]:
         """Numbers of the row that these targets need; empty where only the block rule serves."""
         return self.summary
@@ -235,6 +239,7 @@ class RowLoss(Loss):
             copies=self.copies,
             summary=self.streams(wanted),
             summary_rule=self._evaluate_summary if self.summary else None,
+            slopes=self.slopes(),
             own_terms=self.own_terms,
             own_class_weight=self.own_class_weight,
         )

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchlosses.engine.blocked import Buffers, Gradients
 from torchlosses.engine.evaluate import is_small, keeps_graph
 from torchlosses.engine.outcome import GivenSummary
+from torchlosses.engine.pools import strips
 from torchlosses.engine.problem import Problem, Tensors
-from torchlosses.engine.streaming import strips
 
 FAINT = 1e-30  # column sums below this have lost digits to underflow
 SPREAD = 60.0  # log-sum-exps further apart than this need their own exponentials

@@ -53,8 +53,12 @@ class Summary:
 
     lse: log-sum-exp of all existing scores. target: sum of probability times score (the right column's score).
     rest: log-sum-exp of the wrong columns. total, squares: sum of scores and of their squares. top: the largest.
-    mass: total target weight, columns: number of existing columns; both constants.
+    near, far: log-sum-exp over the right columns of the first of the loss's slopes times the score, over the wrong ones of
+    the second; streamed only. mass: total target weight, columns: number of existing columns; both constants.
     """
+
+    near: Tensor
+    far: Tensor
 
     def __init__(self, scores: Tensor, targets: Block) -> None:
         self._scores, self._targets = scores, targets

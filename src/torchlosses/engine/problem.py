@@ -18,6 +18,7 @@ Rule = Callable[[Tensor, Block, dict[str, Tensor]], Outcome]
 SummaryRule = Callable[[Summary, Block, dict[str, Tensor]], Outcome]
 Tensors = dict[str, Tensor]
 WITH_INDEX = ("classes", "paired", "preferred")  # kinds with one right column per row
+POOLED = ("same_label", "multi_label")  # kinds with any number of right columns, all alike
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Problem:
     copies: float = 8.0
     summary: tuple[str, ...] = ()
     summary_rule: SummaryRule | None = None
+    slopes: tuple[float, float] = (1.0, 1.0)
     own_terms: bool = False  # the rule's counts already say what `over` asks for
     own_class_weight: bool = False  # the rule's value already holds the class weights
     budget: budget.Budget = field(default_factory=budget.current)
@@ -86,6 +88,8 @@ class Problem:
         asked = set(self.summary)
         if self.plan.masked and "total" in asked:
             return False
+        if asked & {"near", "far"}:
+            return self.kind in POOLED and not piece.tail and asked <= {"near", "far"}
         if self.kind in WITH_INDEX:
             return asked <= {"lse", "target", "rest", "total"}
         return asked <= {"lse", "target"} and not any(t.requires_grad for t in self.rows.values())

@@ -8,32 +8,11 @@ import torch
 from torch import Tensor
 
 from torchlosses.engine.outcome import GivenSummary, Outcome, finite, weigh
-from torchlosses.engine.problem import Problem, Tensors
+from torchlosses.engine.pools import exponentials, pool_block
+from torchlosses.engine.problem import POOLED, Problem, Tensors
 
 if TYPE_CHECKING:
     from torchlosses.engine.blocked import Gradients
-
-
-CACHE = 1 << 20  # bytes of a block that elementwise passes work on at a time, to stay in a core's cache
-
-
-def strips(s: Tensor) -> tuple[Tensor, ...]:
-    """Rows of a block in strips that fit a cache; views."""
-    if s.device.type != "cpu":
-        return (s,)
-    parts: tuple[Tensor, ...] = s.split(max(4, CACHE // max(1, s.shape[1] * s.element_size())))
-    return parts
-
-
-def exponentials(s: Tensor) -> tuple[Tensor, Tensor]:
-    """Overwrites a block by exp(s - top); returns top (b, 1), 0 in rows of -inf only, and the rows' sums (b,)."""
-    tops, sums = [], []
-    for strip in strips(s):
-        top = strip.amax(1, keepdim=True)
-        top = torch.where(top == -torch.inf, 0.0, top)
-        sums.append(strip.sub_(top).exp_().sum(1))
-        tops.append(top)
-    return torch.cat(tops), torch.cat(sums)
 
 
 def stream_block(
@@ -56,6 +35,8 @@ def stream_block(
             s.masked_fill_(~exists, -torch.inf)
         elif piece.right is None and bool((s == -torch.inf).any()):
             exists = s != -torch.inf
+        if problem.kind in POOLED and not piece.tail:
+            return pool_block(problem, s, tensors, span, exists, sums, coefficient)
         block, fields = problem.block(tensors, s.shape[0], span[0], exists)
         given: dict[str, Tensor] = {}
         weight: Tensor | None = None

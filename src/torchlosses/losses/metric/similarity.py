@@ -10,9 +10,10 @@ from torch.nn.functional import logsigmoid
 
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
-from torchlosses.engine.outcome import Returned
+from torchlosses.engine.outcome import Returned, Summary
 from torchlosses.hyperparameters import real
 from torchlosses.loss import RowLoss
+from torchlosses.targets import Targets
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -57,6 +58,22 @@ class MultiSimilarity(RowLoss):
     base: float = real(0.5, "the threshold", search=(0.0, 1.0))
     epsilon: float | None = real(None, "margin of the choice of pairs; None keeps all", optional=True)
 
+    summary = ("near", "far")
+
+    def slopes(self) -> tuple[float, float]:
+        return -self.alpha, self.beta
+
+    def streams(self, targets: Targets) -> tuple[str, ...]:
+        return self.summary if self.epsilon is None else ()
+
+    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+        return self._both_sides(row.near, row.far)
+
+    def _both_sides(self, near: Tensor, far: Tensor) -> Tensor:
+        """From the log-sum-exps of -alpha s over positives and of beta s over negatives."""
+        right = _softplus(near + self.alpha * self.base) / self.alpha
+        return right + _softplus(far - self.beta * self.base) / self.beta
+
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         positive, negative = targets.positive, targets.negative
         if self.epsilon is not None:
@@ -65,9 +82,8 @@ class MultiSimilarity(RowLoss):
             highest = targets.max(shown, negative)[:, None]
             positive = positive & (shown - self.epsilon < highest)
             negative = negative & (shown + self.epsilon > lowest)
-        near = targets.logsumexp(self.alpha * (self.base - scores), positive)
-        far = targets.logsumexp(self.beta * (scores - self.base), negative)
-        return _softplus(near) / self.alpha + _softplus(far) / self.beta
+        near = targets.logsumexp(-self.alpha * scores, positive)
+        return self._both_sides(near, targets.logsumexp(self.beta * scores, negative))
 
 
 class Circle(RowLoss):

@@ -1,0 +1,117 @@
+"""Summary rules of two pools: log-sum-exp over the right columns, which are few, and over the wrong ones, in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchlosses.engine.outcome import GivenSummary, Outcome, weigh
+from torchlosses.engine.problem import Problem, Tensors
+
+if TYPE_CHECKING:
+    from torchlosses.engine.blocked import Gradients
+
+CACHE = 1 << 20  # bytes of a block that elementwise passes work on at a time, to stay in a core's cache
+
+
+def strips(s: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a block in strips that fit a cache; views."""
+    if s.device.type != "cpu":
+        return (s,)
+    parts: tuple[Tensor, ...] = s.split(max(4, CACHE // max(1, s.shape[1] * s.element_size())))
+    return parts
+
+
+def exponentials(s: Tensor, slope: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Overwrites a block by exp(slope (s - top)); top (b, 1), 0 in rows of -inf only, and the rows' sums (b,)."""
+    tops, sums = [], []
+    for strip in strips(s):
+        top = strip.amax(1, keepdim=True)
+        top = torch.where(top == -torch.inf, 0.0, top)
+        strip.sub_(top)
+        sums.append((strip if slope == 1.0 else strip.mul_(slope)).exp_().sum(1))
+        tops.append(top)
+    return torch.cat(tops), torch.cat(sums)
+
+
+def _log(z: Tensor) -> Tensor:
+    return torch.where(z > 0, torch.where(z > 0, z, 1.0).log(), -torch.inf)
+
+
+def pool_block(
+    problem: Problem,
+    s: Tensor,
+    tensors: Tensors,
+    span: tuple[int, int],
+    exists: Tensor | None,
+    sums: Gradients | None,
+    coefficient: dict[str, Tensor] | None,
+) -> Outcome:
+    """One block: ``s`` (b, L) holds scores, -inf where no cell exists; overwritten by its gradient."""
+    assert problem.summary_rule is not None
+    near_slope, far_slope = problem.slopes
+    height = s.shape[0]
+    with torch.no_grad():
+        block, fields = problem.block(tensors, height, span[0], exists)
+        place = block.positive.view(-1).nonzero().squeeze(1)
+        row = place // max(1, s.shape[1])
+        flat = s.view(-1)
+        v = flat[place]
+        x = v * near_slope
+        zero = s.new_zeros(height)
+        number = zero.index_add(0, row, torch.ones_like(v))
+        top_near = torch.full_like(zero, -torch.inf).scatter_reduce_(0, row, x, "amax")
+        e = (x - top_near[row]).exp()
+        z_near = zero.index_add(0, row, e)
+        near = _log(z_near) + torch.where(z_near > 0, top_near, 0.0)
+        flat[place] = -torch.inf
+        top, z = exponentials(s, far_slope)
+        far = _log(z) + far_slope * top.squeeze(1)
+        lse = torch.logaddexp(near, far)
+        lse = torch.where(lse == -torch.inf, 0.0, lse)
+        target = zero.index_add(0, row, v) / number.clamp(min=1)
+        every = {"near": near, "far": far, "lse": lse, "target": target}
+        columns = torch.full_like(z, float(s.shape[1])) if exists is None else exists.sum(1).to(z.dtype)
+        mass = (number > 0).to(s.dtype)
+    if sums is None:
+        with torch.no_grad():
+            outcome = problem.summary_rule(GivenSummary(every, mass, columns), block, problem.own_fields(fields))
+            return problem.settle(outcome, block, fields)
+
+    others = sorted(sums.needed - {"s0.left", "s0.right"})
+    with torch.enable_grad():
+        leaves = {name: every[name].requires_grad_() for name in problem.summary}
+        for key in others:
+            if not key.startswith("param."):
+                tensors[key] = tensors[key].detach().requires_grad_()
+        block, fields = problem.block(tensors, height, span[0], exists)
+        outcome = problem.summary_rule(GivenSummary({**every, **leaves}, mass, columns), block, problem.own_fields(fields))
+        outcome = problem.settle(outcome, block, fields)
+        total = weigh(outcome, coefficient)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
+        with torch.no_grad():
+            on = {name: zero if g is None else g for name, g in zip(leaves, found, strict=False)}
+            for key, gradient in zip(others, found[len(leaves) :], strict=True):
+                if gradient is not None:
+                    sums.add(key, gradient, span)
+            on_near, on_far, on_lse = (on.get(name, zero) for name in ("near", "far", "lse"))
+            scale = torch.where(z > 0, far_slope * on_far / torch.where(z > 0, z, 1.0), 0.0)
+            scale = scale + on_lse * (top.squeeze(1) - lse).exp()
+            sparse = near_slope * e * (on_near / torch.where(z_near > 0, z_near, 1.0))[row]
+            sparse = sparse + on_lse[row] * (v - lse[row]).exp()
+            sparse = sparse + (on.get("target", zero) / number.clamp(min=1))[row]
+            for strip, factor in zip(strips(s), strips_of(scale, s), strict=True):
+                strip.mul_(factor[:, None])
+            flat[place] = sparse
+            sums.push(0, problem.plan.pieces[0], s, span)
+    terms = {n: (t.detach(), None if c is None else c.detach()) for n, (t, c) in outcome.terms.items()}
+    return Outcome(terms, {n: u.detach() for n, u in outcome.updates.items()})
+
+
+def strips_of(x: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """A per-row vector in the strips of a block."""
+    parts: tuple[Tensor, ...] = x.split([strip.shape[0] for strip in strips(s)])
+    return parts
