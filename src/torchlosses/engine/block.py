@@ -73,6 +73,13 @@ class Block:
         return counted
 
     @lazy
+    def filled(self) -> Tensor:
+        """Rows that have a cell, and whose right column exists where they have one; the others yield no term."""
+        if self._exists is None:
+            return torch.ones(self.size[0], dtype=torch.bool, device=self.device)
+        return self.target(self._exists) if self.has_index else self._exists.any(-1)
+
+    @lazy
     def index(self) -> Tensor:
         if self.kind == "classes":
             return self._rows["index"].masked_fill(~self.counted, 0)

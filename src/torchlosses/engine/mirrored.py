@@ -83,7 +83,7 @@ def _slopes(problem: Problem, lse: Tensor, target: Tensor) -> tuple[Tensor, Tens
     with torch.enable_grad():
         leaves = [lse.detach().requires_grad_(), target.detach().requires_grad_()]
         ones = torch.ones_like(lse)
-        row = GivenSummary({"lse": leaves[0], "target": leaves[1]}, ones, ones * problem.plan.columns)
+        row = GivenSummary({"lse": leaves[0], "target": leaves[1]}, ones, block)
         outcome = problem.settle(problem.summary_rule(row, block, {}), block, {})
         (value, _), *more = outcome.terms.values()
         assert not more

@@ -103,8 +103,9 @@ class Summary:
 class GivenSummary(Summary):
     """A summary whose numbers were streamed; the rule's derivative is taken with respect to them."""
 
-    def __init__(self, given: dict[str, Tensor], mass: Tensor, columns: Tensor) -> None:
-        for name, value in {**given, "mass": mass, "columns": columns}.items():
+    def __init__(self, given: dict[str, Tensor], mass: Tensor, targets: Block) -> None:
+        self._targets = targets
+        for name, value in {**given, "mass": mass}.items():
             setattr(self, name, value)
 
 

@@ -70,14 +70,15 @@ def pool_block(
         top, z = exponentials(s, far_slope)
         far = _log(z) + far_slope * top.squeeze(1)
         lse = torch.logaddexp(near, far)
-        lse = torch.where(lse == -torch.inf, 0.0, lse)
+        filled = lse > -torch.inf
+        lse = torch.where(filled, lse, 0.0)
         target = zero.index_add(0, row, v) / number.clamp(min=1)
         every = {"near": near, "far": far, "lse": lse, "target": target}
-        columns = torch.full_like(z, float(s.shape[1])) if exists is None else exists.sum(1).to(z.dtype)
         mass = (number > 0).to(s.dtype)
+        block.filled = filled
     if sums is None:
         with torch.no_grad():
-            outcome = problem.summary_rule(GivenSummary(every, mass, columns), block, problem.own_fields(fields))
+            outcome = problem.summary_rule(GivenSummary(every, mass, block), block, problem.own_fields(fields))
             return problem.settle(outcome, block, fields)
 
     others = sorted(sums.needed - {"s0.left", "s0.right"})
@@ -87,7 +88,8 @@ def pool_block(
             if not key.startswith("param."):
                 tensors[key] = tensors[key].detach().requires_grad_()
         block, fields = problem.block(tensors, height, span[0], exists)
-        outcome = problem.summary_rule(GivenSummary({**every, **leaves}, mass, columns), block, problem.own_fields(fields))
+        block.filled = filled
+        outcome = problem.summary_rule(GivenSummary({**every, **leaves}, mass, block), block, problem.own_fields(fields))
         outcome = problem.settle(outcome, block, fields)
         total = weigh(outcome, coefficient)
     if total.requires_grad:

@@ -166,9 +166,7 @@ class Problem:
     def settle(self, outcome: Outcome, block: Block, fields: Tensors) -> Outcome:
         """Ignored rows to 0, counts as ``over`` says, weights multiplied in. Afterwards every term has a count."""
         terms: dict[str, Term] = {}
-        some = block.counted
-        if not block.all_valid:  # a row without cells, or whose right column does not exist, yields no term
-            some = some & (block.target(block.valid) if block.has_index else block.valid.any(-1))
+        some = block.counted & block.filled
         for name, (value, count) in outcome.terms.items():
             full = block.counted.to(value.dtype)
             present = some if count is None else some & (count > 0)

@@ -61,12 +61,11 @@ def stream_block(
             given["rest"] = rest
         empty = given["lse"] == -torch.inf
         given["lse"] = torch.where(empty, 0.0, given["lse"])
-        columns = torch.full_like(z, float(problem.plan.columns)) if exists is None else exists.sum(1).to(z.dtype)
 
     assert problem.summary_rule is not None
     if sums is None:
         with torch.no_grad():
-            outcome = problem.summary_rule(GivenSummary(given, mass, columns), block, problem.own_fields(fields))
+            outcome = problem.summary_rule(GivenSummary(given, mass, block), block, problem.own_fields(fields))
             return problem.settle(outcome, block, fields)
 
     products = {"s0.left", "s0.right"}
@@ -78,7 +77,7 @@ def stream_block(
                 tensors[key] = tensors[key].detach().requires_grad_()
         block_live, fields = problem.block(tensors, s.shape[0], span[0], exists)
         outcome = problem.summary_rule(
-            GivenSummary({**given, **leaves}, mass, columns), block_live, problem.own_fields(fields)
+            GivenSummary({**given, **leaves}, mass, block_live), block_live, problem.own_fields(fields)
         )
         outcome = problem.settle(outcome, block_live, fields)
         total = weigh(outcome, coefficient)
