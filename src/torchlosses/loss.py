@@ -421,6 +421,12 @@ class Wrapper(RowLoss):
     def scale_teacher(self, scores: Scores) -> Scores:
         return self.loss.scale_teacher(scores)
 
+    def _scores(self, scores: Scores | Tensor, targets: Targets | Tensor) -> Scores:
+        return self.loss._scores(scores, targets)
+
+    def _targets(self, targets: Targets | Tensor) -> Targets:
+        return self.loss._targets(targets)
+
     def check(self, recipe: Scores, targets: Targets) -> None:
         self.loss.check(recipe, targets)
 

@@ -11,8 +11,6 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome
 from torchlosses.hyperparameters import choice, integer, real
 from torchlosses.loss import RowLoss, Wrapper
-from torchlosses.scores import Scores
-from torchlosses.targets import Targets
 
 
 class Miner(Wrapper):
@@ -24,12 +22,6 @@ class Miner(Wrapper):
     def keep(self, scores: Tensor, targets: Block) -> Tensor:
         """True where the cell remains, (b, L); ``scores`` carry no gradient."""
         raise NotImplementedError
-
-    def _scores(self, scores: Scores | Tensor, targets: Targets | Tensor) -> Scores:
-        return self.loss._scores(scores, targets)
-
-    def _targets(self, targets: Targets | Tensor) -> Targets:
-        return self.loss._targets(targets)
 
     def _evaluate(self, scores: Tensor, targets: Block, fields: dict[str, Tensor]) -> Outcome:
         kept = self.keep(scores.detach(), targets)

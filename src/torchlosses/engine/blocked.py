@@ -124,7 +124,7 @@ class Walk:
             return stream_block(problem, raws[0], tensors, span, sums, coefficient)
         if sums is None:
             scores, exists = problem.finish("s", problem.plan, tensors, raws)
-            return self._detached(problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher))
+            return problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher).detached()
         return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, seen)
 
     def _with_gradient(
@@ -160,12 +160,7 @@ class Walk:
                 for key, gradient in zip(others, found, strict=True):
                     if gradient is not None:
                         sums.add(key, gradient, span)
-        return self._detached(outcome)
-
-    @staticmethod
-    def _detached(outcome: Outcome) -> Outcome:
-        terms = {n: (v.detach(), None if c is None else c.detach()) for n, (v, c) in outcome.terms.items()}
-        return Outcome(terms, {n: u.detach() for n, u in outcome.updates.items()})
+        return outcome.detached()
 
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:

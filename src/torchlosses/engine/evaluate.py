@@ -14,7 +14,7 @@ from torchlosses.engine.problem import Problem, Tensors
 
 def is_small(problem: Problem) -> bool:
     """Whether the matrix (with the rule's own temporaries) is materialized."""
-    size = problem.plan.rows * problem.plan.columns * (torch.finfo(problem.plan.dtype).bits // 8)
+    size = problem.size
     return size * max(1.0, problem.copies / 8) <= problem.budget.dense or problem.plan.rows == 0
 
 
@@ -72,7 +72,7 @@ class _Record:
 def _twice(record: _Record, tensors: tuple[Tensor, ...]) -> Outcome:
     """The dense value on the original graph, for differentiating a backward pass; refused where it would not fit."""
     problem = record.problem
-    size = problem.plan.rows * problem.plan.columns * (torch.finfo(problem.plan.dtype).bits // 8)
+    size = problem.size
     if size > max(problem.budget.most, problem.budget.dense):
         raise RuntimeError(
             f"double differentiation of a blocked loss needs the whole matrix ({size >> 20} MiB), more than the budget; "

@@ -28,6 +28,11 @@ class Outcome:
     terms: dict[str, Term]
     updates: dict[str, Tensor] = field(default_factory=dict)
 
+    def detached(self) -> Outcome:
+        """The same numbers without their graph."""
+        terms = {n: (v.detach(), None if c is None else c.detach()) for n, (v, c) in self.terms.items()}
+        return Outcome(terms, {n: u.detach() for n, u in self.updates.items()})
+
     @staticmethod
     def of(returned: Returned) -> Outcome:
         """Reads the short forms: a value, (value, count), or named terms."""

@@ -40,6 +40,38 @@ def _log(z: Tensor) -> Tensor:
     return torch.where(z > 0, torch.where(z > 0, z, 1.0).log(), -torch.inf)
 
 
+def differentiate(
+    problem: Problem,
+    given: dict[str, Tensor],
+    mass: Tensor,
+    tensors: Tensors,
+    span: tuple[int, int],
+    exists: Tensor | None,
+    sums: Gradients,
+    coefficient: dict[str, Tensor] | None,
+) -> tuple[Outcome, dict[str, Tensor]]:
+    """The rule on a block's numbers and its derivative with respect to each; gradients of other inputs are added up."""
+    assert problem.summary_rule is not None
+    others = sorted(k for k in sums.needed if not k.startswith("s0."))
+    with torch.enable_grad():
+        leaves = {name: value.requires_grad_() for name, value in given.items() if name in problem.summary}
+        for key in others:
+            if not key.startswith("param."):
+                tensors[key] = tensors[key].detach().requires_grad_()
+        block, fields = problem.block(tensors, mass.shape[0], span[0], exists)
+        row = GivenSummary({**given, **leaves}, mass, block)
+        outcome = problem.settle(problem.summary_rule(row, block, problem.own_fields(fields)), block, fields)
+        total = weigh(outcome, coefficient)
+    if not total.requires_grad:
+        return outcome, {}
+    found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
+    for key, gradient in zip(others, found[len(leaves) :], strict=True):
+        if gradient is not None:
+            sums.add(key, gradient, span)
+    zero = torch.zeros_like(mass)
+    return outcome, {name: zero if g is None else g for name, g in zip(leaves, found, strict=False)}
+
+
 def pool_block(
     problem: Problem,
     s: Tensor,
@@ -81,24 +113,9 @@ def pool_block(
             outcome = problem.summary_rule(GivenSummary(every, mass, block), block, problem.own_fields(fields))
             return problem.settle(outcome, block, fields)
 
-    others = sorted(sums.needed - {"s0.left", "s0.right"})
-    with torch.enable_grad():
-        leaves = {name: every[name].requires_grad_() for name in problem.summary}
-        for key in others:
-            if not key.startswith("param."):
-                tensors[key] = tensors[key].detach().requires_grad_()
-        block, fields = problem.block(tensors, height, span[0], exists)
-        block.filled = filled
-        outcome = problem.summary_rule(GivenSummary({**every, **leaves}, mass, block), block, problem.own_fields(fields))
-        outcome = problem.settle(outcome, block, fields)
-        total = weigh(outcome, coefficient)
-    if total.requires_grad:
-        found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
+    outcome, on = differentiate(problem, every, mass, tensors, span, exists, sums, coefficient)
+    if on:
         with torch.no_grad():
-            on = {name: zero if g is None else g for name, g in zip(leaves, found, strict=False)}
-            for key, gradient in zip(others, found[len(leaves) :], strict=True):
-                if gradient is not None:
-                    sums.add(key, gradient, span)
             on_near, on_far, on_lse = (on.get(name, zero) for name in ("near", "far", "lse"))
             scale = torch.where(z > 0, far_slope * on_far / torch.where(z > 0, z, 1.0), 0.0)
             scale = scale + on_lse * (top.squeeze(1) - lse).exp()
@@ -109,8 +126,7 @@ def pool_block(
                 strip.mul_(factor[:, None])
             flat[place] = sparse
             sums.push(0, problem.plan.pieces[0], s, span)
-    terms = {n: (t.detach(), None if c is None else c.detach()) for n, (t, c) in outcome.terms.items()}
-    return Outcome(terms, {n: u.detach() for n, u in outcome.updates.items()})
+    return outcome.detached()
 
 
 def strips_of(x: Tensor, s: Tensor) -> tuple[Tensor, ...]:

@@ -96,6 +96,11 @@ class Problem:
 
     # --- blocks ------------------------------------------------------------------------------------------------
 
+    @property
+    def size(self) -> int:
+        """Bytes of the whole matrix."""
+        return self.plan.rows * self.plan.columns * (torch.finfo(self.plan.dtype).bits // 8)
+
     def spans(self) -> Iterator[tuple[int, int]]:
         size = torch.finfo(self.plan.dtype).bits // 8
         copies = 1.0 if self.streams else self.copies

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchlosses.engine.outcome import GivenSummary, Outcome, finite, weigh
-from torchlosses.engine.pools import exponentials, pool_block
+from torchlosses.engine.outcome import GivenSummary, Outcome, finite
+from torchlosses.engine.pools import differentiate, exponentials, pool_block
 from torchlosses.engine.problem import POOLED, Problem, Tensors
 
 if TYPE_CHECKING:
@@ -68,27 +68,10 @@ def stream_block(
             outcome = problem.summary_rule(GivenSummary(given, mass, block), block, problem.own_fields(fields))
             return problem.settle(outcome, block, fields)
 
-    products = {"s0.left", "s0.right"}
-    others = sorted(sums.needed - products - {k for k in sums.needed if k.startswith("s0.tail")})
-    with torch.enable_grad():
-        leaves = {name: value.requires_grad_() for name, value in given.items() if name in asked}
-        for key in others:
-            if not key.startswith("param."):
-                tensors[key] = tensors[key].detach().requires_grad_()
-        block_live, fields = problem.block(tensors, s.shape[0], span[0], exists)
-        outcome = problem.summary_rule(
-            GivenSummary({**given, **leaves}, mass, block_live), block_live, problem.own_fields(fields)
-        )
-        outcome = problem.settle(outcome, block_live, fields)
-        total = weigh(outcome, coefficient)
-    if not total.requires_grad:
-        return outcome
-    found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
+    outcome, slope = differentiate(problem, given, mass, tensors, span, exists, sums, coefficient)
+    if not slope:
+        return outcome.detached()
     with torch.no_grad():
-        slope = {name: torch.zeros_like(z) if g is None else g for name, g in zip(leaves, found, strict=False)}
-        for key, gradient in zip(others, found[len(leaves) :], strict=True):
-            if gradient is not None:
-                sums.add(key, gradient, span)
         zero = torch.zeros_like(z)
         on_lse, on_target = slope.get("lse", zero), slope.get("target", zero)
         lse = given["lse"].detach()
@@ -110,7 +93,6 @@ def stream_block(
                 shape = tensors[key].shape
                 axes = [a for a in (0, 1) if len(shape) < 2 or shape[a] == 1]
                 sums.add(key, s.sum(axes, keepdim=len(shape) == 2).reshape(shape) if axes else s, span)
-        if products & sums.needed:
+        if {"s0.left", "s0.right"} & sums.needed:
             sums.push(0, piece, s, span)
-    terms = {n: (v.detach(), None if c is None else c.detach()) for n, (v, c) in outcome.terms.items()}
-    return Outcome(terms, {n: u.detach() for n, u in outcome.updates.items()})
+    return outcome.detached()
