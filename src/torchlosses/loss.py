@@ -13,6 +13,7 @@ from typing_extensions import dataclass_transform
 
 from torchlosses.card import Card
 from torchlosses.engine import evaluate
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned, Summary
 from torchlosses.engine.problem import Problem
@@ -139,10 +140,11 @@ class RowLoss(Loss):
         """The rule from the numbers named in ``summary``."""
         raise NotImplementedError
 
-    def prepare(self, fields: dict[str, Tensor], peek: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """Runs once per call before the rows: reads (in training mode, advances) state; returns further per-row fields.
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Runs once per call before the rows: reads (in training mode, advances) state; returns further fields.
 
-        ``peek()`` gives all scores (B, L) without gradient, for rules that need batch statistics.
+        ``batch`` tells rows, columns and targets of the whole call; ``batch.scores()`` gives all scores (B, L) without
+        gradient, for rules that need batch statistics.
         """
         return {}
 
@@ -295,12 +297,7 @@ class RowLoss(Loss):
         if "query_norm" in needed | free and "query_norm" not in fields:
             fields["query_norm"] = recipe.query_norm
 
-        def peek() -> Tensor:
-            factor = self.prescale()
-            with torch.no_grad():
-                return (recipe if factor is None else recipe * factor).tensor().reshape(recipe.rows, -1)
-
-        fields.update(self.wrapped().prepare(fields, peek))
+        fields.update(self.wrapped().prepare(fields, Batch(recipe, self.prescale(), targets)))
         missing = needed - set(fields)
         if missing:
             name = sorted(missing)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchlosses.card import Card
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned
 from torchlosses.hyperparameters import data, flag, real
@@ -75,7 +75,7 @@ class ALDR(RowLoss):
             raise ValueError(f"examples: expected an integer >= 1, got {self.examples!r}")
         self.register_buffer("temperatures", torch.full((self.examples,), self.lambda0))
 
-    def prepare(self, fields: dict[str, Tensor], peek: Callable[[], Tensor]) -> dict[str, Tensor]:
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         ids = fields.get("ids")
         if ids is None:
             if self.training:

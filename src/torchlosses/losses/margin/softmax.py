@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchlosses.card import Card
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned, Summary
 from torchlosses.hyperparameters import choice, data, flag, real
@@ -295,7 +295,7 @@ class AdaFace(MarginSoftmax):
         t = self.momentum
         return t * norm.mean() + (1 - t) * mean, t * norm.std() + (1 - t) * std
 
-    def prepare(self, fields: dict[str, Tensor], peek: Callable[[], Tensor]) -> dict[str, Tensor]:
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         norm = fields["query_norm"].detach().clamp(0.001, 100)
         mean, std = self._statistics(norm)
         quality = (self.concentration * (norm - mean) / (std + 1e-3)).clamp(-1, 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from torchlosses.card import Card
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
 from torchlosses.hyperparameters import real
@@ -49,7 +49,7 @@ class KTO(RowLoss):
     desirable_weight: float = real(1.0, "weight of desirable rows", low=0, search=(0.5, 2.0, "log"))
     undesirable_weight: float = real(1.0, "weight of undesirable rows", low=0, search=(0.5, 2.0, "log"))
 
-    def prepare(self, fields: dict[str, Tensor], peek: Callable[[], Tensor]) -> dict[str, Tensor]:
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if "baseline" in fields:
             return {}
         if "kl" not in fields:
