@@ -37,7 +37,9 @@ class Loss(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        hypers = dict(cls._hypers)
+        hypers: dict[str, Hyper] = {}
+        for base in reversed(cls.__bases__):
+            hypers.update(getattr(base, "_hypers", {}))
         for name, value in list(vars(cls).items()):
             if isinstance(value, Hyper):
                 hypers[name] = Hyper(**{**vars(value), "name": name})
@@ -104,7 +106,7 @@ class RowLoss(Loss):
     summary: ClassVar[tuple[str, ...]] = ()
     own_terms: ClassVar[bool] = False
     own_class_weight: ClassVar[bool] = False
-    copies: ClassVar[float] = 8.0  # matrices like the block that the rule holds, for the block size
+    copies: ClassVar[float] = 8.0  # see temporaries
 
     reduction: ReductionLike = choice("mean", "how rows become one number", options=("mean", "sum", "none"))
     over: str = choice("rows", "what the mean divides by", options=OVER)
@@ -160,6 +162,10 @@ class RowLoss(Loss):
         recipe = as_scores(scores)
         factor = self.prescale()
         return (recipe if factor is None else recipe * factor).tensor().softmax(-1)
+
+    def temporaries(self, columns: int) -> float:
+        """How many matrices like the block the rule holds at once; decides how many rows a block has."""
+        return self.copies
 
     def slopes(self) -> tuple[float, float]:
         """Factors on the scores inside the numbers ``near`` and ``far``; the second is > 0."""
@@ -238,7 +244,7 @@ class RowLoss(Loss):
             over=self.over,
             parameters=[p for p in self.parameters() if p.requires_grad],
             teacher=teacher,
-            copies=self.copies,
+            copies=self.temporaries(plan.columns),
             summary=self.streams(wanted),
             summary_rule=self._evaluate_summary if self.summary else None,
             slopes=self.slopes(),
@@ -408,9 +414,8 @@ class Wrapper(RowLoss):
     def own_class_weight(self) -> bool:  # type: ignore[override]
         return self.loss.own_class_weight
 
-    @property
-    def copies(self) -> float:  # type: ignore[override]
-        return self.loss.copies
+    def temporaries(self, columns: int) -> float:
+        return self.loss.temporaries(columns)
 
     def prescale(self) -> float | Tensor | None:
         return self.loss.prescale()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
-from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import choice
 from torchlosses.loss import RowLoss
 
@@ -47,12 +46,8 @@ class MarginMSE(RowLoss):
     pairs: str = choice("first", "pairs of a row", options=("first", "all"))
     per_row: str = choice("mean", "how a row's pairs become its value", options=("mean", "sum"))
 
-    def _problem(self, *arguments: Any) -> Any:
-        problem, leading, fields = super()._problem(*arguments)
-        assert isinstance(problem, Problem)
-        if self.pairs == "all":
-            problem.copies = 8.0 + 4.0 * problem.plan.columns  # the rule holds about four (b, L, L)
-        return problem, leading, fields
+    def temporaries(self, columns: int) -> float:
+        return 8.0 + (4.0 * columns if self.pairs == "all" else 0.0)  # about four (b, L, L)
 
     def rule(self, scores: Tensor, targets: Block) -> Returned:
         known = targets.scores.detach().to(scores.dtype)

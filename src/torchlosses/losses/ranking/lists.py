@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
-from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import choice, integer, real
 from torchlosses.loss import RowLoss
 from torchlosses.losses.distillation.divergences import log_softmax
@@ -62,12 +61,8 @@ class ListNet(RowLoss):
     def prescale(self) -> float:
         return 1.0 / self.temperature
 
-    def _problem(self, *arguments: Any) -> Any:
-        problem, leading, fields = super()._problem(*arguments)
-        assert isinstance(problem, Problem)
-        if self.k == 2:
-            problem.copies = 8.0 + 6.0 * problem.plan.columns  # the rule holds about six (b, L, L)
-        return problem, leading, fields
+    def temporaries(self, columns: int) -> float:
+        return 8.0 + (6.0 * columns if self.k == 2 else 0.0)  # about six (b, L, L)
 
     def rule(self, scores: Tensor, targets: Block) -> Returned:
         grade = targets.scores if targets.kind == "teacher" else targets.grade

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
-from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import choice, flag, integer, real
 from torchlosses.loss import RowLoss
 from torchlosses.losses.surrogates import SURROGATES, surrogate
@@ -110,11 +109,8 @@ class PairwiseLoss(RowLoss):
     def prescale(self) -> float:
         return 1.0 / self.temperature
 
-    def _problem(self, *arguments: Any) -> Any:
-        problem, leading, fields = super()._problem(*arguments)
-        assert isinstance(problem, Problem)
-        problem.copies = 8.0 + 6.0 * problem.plan.columns  # the rule holds about six (b, L, L)
-        return problem, leading, fields
+    def temporaries(self, columns: int) -> float:
+        return 8.0 + 6.0 * columns  # about six (b, L, L)
 
     def rule(self, scores: Tensor, targets: Block, *, item_weight: Tensor | None = None) -> Returned:
         grade = targets.grade
