@@ -70,3 +70,30 @@ def test_extremes(loss: tl.RowLoss, dtype: torch.dtype) -> None:
 def test_gradcheck(loss: tl.RowLoss) -> None:
     s, t = pair()
     assert torch.autograd.gradcheck(lambda x: loss(x, tl.teacher(t)), s.requires_grad_())
+
+
+@pytest.mark.parametrize("loss", [tl.ForwardKL(), tl.ReverseKL(skew=0.1), tl.GeneralizedJSD(beta=0.3)])
+@pytest.mark.parametrize("dense", [0, 1 << 20])
+def test_a_teacher_minus_inf_is_a_probability_of_zero(loss, dense):
+    student = torch.randn(6, 9, dtype=torch.double, requires_grad=True)
+    known = torch.randn(6, 9, dtype=torch.double)
+    hidden = known.clone()
+    hidden[:, 4:] = -torch.inf
+    nearly = known.clone()
+    nearly[:, 4:] = -200.0
+    with tl.memory_budget(dense=dense, block=200):
+        value = loss(student, tl.teacher(hidden))
+        expected = loss(student, tl.teacher(nearly))
+        (found,) = torch.autograd.grad(value, student)
+        (gradient,) = torch.autograd.grad(expected, student)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(found, gradient)
+
+
+def test_reverse_kl_leaves_out_what_the_teacher_never_says():
+    student = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
+    hidden = torch.randn(3, 4, dtype=torch.double)
+    hidden[:, 3] = -torch.inf
+    value = tl.ReverseKL()(student, tl.teacher(hidden))
+    p, q = student.log_softmax(-1)[:, :3], hidden[:, :3].log_softmax(-1)
+    torch.testing.assert_close(value, (p.exp() * (p - q)).sum(-1).mean())

@@ -106,6 +106,7 @@ class RowLoss(Loss):
     summary: ClassVar[tuple[str, ...]] = ()
     own_terms: ClassVar[bool] = False
     own_class_weight: ClassVar[bool] = False
+    joint_support: ClassVar[bool] = True  # cells that a teacher hides (-inf) do not exist for the student either
     copies: ClassVar[float] = 8.0  # see temporaries
 
     reduction: ReductionLike = choice("mean", "how rows become one number", options=("mean", "sum", "none"))
@@ -244,6 +245,7 @@ class RowLoss(Loss):
             over=self.over,
             parameters=[p for p in self.parameters() if p.requires_grad],
             teacher=teacher,
+            joint_support=self.joint_support,
             copies=self.temporaries(plan.columns),
             summary=self.streams(wanted),
             summary_rule=self._evaluate_summary if self.summary else None,
@@ -413,6 +415,10 @@ class Wrapper(RowLoss):
     @property
     def own_class_weight(self) -> bool:  # type: ignore[override]
         return self.loss.own_class_weight
+
+    @property
+    def joint_support(self) -> bool:  # type: ignore[override]
+        return self.loss.joint_support
 
     def temporaries(self, columns: int) -> float:
         return self.loss.temporaries(columns)

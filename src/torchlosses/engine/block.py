@@ -19,7 +19,7 @@ class Block:
         valid (b, L) bool: cells that exist. ``all_valid`` tells whether that is all of them.
         grade (b, L): relevance; 0 in ignored cells.
         probability (b, L): target weights, a distribution where the kind defines one; 0 in ignored cells.
-        scores (b, L): the teacher's.
+        scores (b, L): the teacher's; 0 in cells that it does not have. known (b, L) bool: cells that both sides have.
         desirable (b,) bool.
         counted (b,) bool: rows that are not ignored.
 
@@ -39,6 +39,7 @@ class Block:
         device: torch.device,
         exists: Tensor | None,
         teacher: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> None:
         self.kind = kind
         self.dtype = dtype
@@ -49,6 +50,7 @@ class Block:
         mask = rows.get("mask")
         self._exists = mask if exists is None else exists if mask is None else exists & mask
         self._teacher = teacher
+        self._known = known
 
     # --- views -------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,11 @@ class Block:
             raise TypeError(f"targets: {self.kind}() carries no teacher scores")
         return self._teacher
 
+    @lazy
+    def known(self) -> Tensor | None:
+        """Cells of both sides; None where that is all the existing ones."""
+        return self._where(self._known)
+
     @property
     def desirable(self) -> Tensor:
         return self._rows["label"]
@@ -169,6 +176,11 @@ class Block:
             return x.sum(-1) - torch.inf
         x = x if chosen is None else x.masked_fill(~chosen, -torch.inf)
         return _safe_logsumexp(x)
+
+    def log_softmax(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        """Log-probabilities over the chosen cells (b, L); others hold finite numbers without meaning, as do empty rows."""
+        total = self.logsumexp(x, where)
+        return x - torch.where(total == -torch.inf, 0.0, total)[:, None]
 
     def sum(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         """Sum over the chosen cells (b,)."""
@@ -236,6 +248,7 @@ class Block:
             self.device,
             exists,
             self._teacher,
+            self._known,
         )
         block.counted = self.counted
         return block

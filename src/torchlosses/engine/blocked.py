@@ -113,10 +113,10 @@ class Walk:
         tensors["start"] = torch.tensor(span[0])
         with torch.no_grad():
             raws = self.buffers.products("s", tensors)
-            teacher, seen = None, None
+            teacher, known = None, None
             if problem.teacher is not None and self.teacher_buffers is not None:
                 teacher_raws = self.teacher_buffers.products("t", tensors)
-                teacher, seen = problem.finish("t", problem.teacher, tensors, teacher_raws)
+                teacher, known = problem.finish("t", problem.teacher, tensors, teacher_raws)
         coefficient = None
         if weights is not None:
             coefficient = {name: w[span[0] : span[1]] if w.dim() else w for name, w in weights.items()}
@@ -124,8 +124,8 @@ class Walk:
             return stream_block(problem, raws[0], tensors, span, sums, coefficient)
         if sums is None:
             scores, exists = problem.finish("s", problem.plan, tensors, raws)
-            return problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher).detached()
-        return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, seen)
+            return problem.outcome(scores, exists, tensors, span[0], teacher, known).detached()
+        return self._with_gradient(raws, tensors, span, sums, coefficient, teacher, known)
 
     def _with_gradient(
         self,
@@ -135,7 +135,7 @@ class Walk:
         sums: Gradients,
         coefficient: dict[str, Tensor] | None,
         teacher: Tensor | None,
-        seen: Tensor | None,
+        known: Tensor | None,
     ) -> Outcome:
         problem = self.problem
         products = {f"s{i}.left" for i in range(len(raws))} | {f"s{i}.right" for i in range(len(raws))}
@@ -147,7 +147,7 @@ class Walk:
                 if not key.startswith("param."):
                     tensors[key] = tensors[key].detach().requires_grad_()
             scores, exists = problem.finish("s", problem.plan, tensors, leaves)
-            outcome = problem.outcome(scores, _both(exists, seen), tensors, span[0], teacher)
+            outcome = problem.outcome(scores, exists, tensors, span[0], teacher, known)
             total = weigh(outcome, coefficient)
         wanted = [leaf for leaf, need in zip(leaves, needs_raw, strict=True) if need] + [tensors[key] for key in others]
         if total.requires_grad and wanted:
@@ -161,10 +161,6 @@ class Walk:
                     if gradient is not None:
                         sums.add(key, gradient, span)
         return outcome.detached()
-
-
-def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a & b
 
 
 def gather(outcomes: list[Outcome]) -> Outcome:

@@ -35,6 +35,7 @@ class Problem:
     over: str
     parameters: list[Tensor] = field(default_factory=list)
     teacher: Plan | None = None
+    joint_support: bool = True  # cells that the teacher hides do not exist for the student either
     copies: float = 8.0
     summary: tuple[str, ...] = ()
     summary_rule: SummaryRule | None = None
@@ -131,7 +132,13 @@ class Problem:
         return piece.own_rows[start : start + raw.shape[0]]
 
     def block(
-        self, tensors: Tensors, rows: int, start: int, exists: Tensor | None, teacher: Tensor | None = None
+        self,
+        tensors: Tensors,
+        rows: int,
+        start: int,
+        exists: Tensor | None,
+        teacher: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> tuple[Block, Tensors]:
         """The targets of a block of rows, and its fields."""
         pick = {
@@ -150,6 +157,7 @@ class Problem:
             self.plan.device,
             exists,
             teacher,
+            known,
         )
         return block, pick["fields"]
 
@@ -159,10 +167,13 @@ class Problem:
         exists: Tensor | None,
         tensors: Tensors,
         start: int,
-        teacher_scores: Tensor | None = None,
+        teacher: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Outcome:
-        """The rule on a block of scores, settled."""
-        block, fields = self.block(tensors, scores.shape[0], start, exists, teacher_scores)
+        """The rule on a block of scores, settled. ``known``: the cells that the teacher has."""
+        if self.joint_support and known is not None:
+            exists, known = known if exists is None else exists & known, None
+        block, fields = self.block(tensors, scores.shape[0], start, exists, teacher, known)
         return self.settle(self.rule(scores, block, self.own_fields(fields)), block, fields)
 
     def own_fields(self, fields: Tensors) -> Tensors:
@@ -214,11 +225,10 @@ class Problem:
         """The whole matrix at once, by ordinary autograd; with ``tensors`` in place of the problem's own inputs."""
         tensors = self.inputs() if tensors is None else tensors
         scores, exists = self.finish("s", self.plan, tensors, self._products("s", self.plan, tensors))
-        teacher = None
+        teacher, known = None, None
         if self.teacher is not None:
-            teacher, seen = self.finish("t", self.teacher, tensors, self._products("t", self.teacher, tensors))
-            exists = seen if exists is None else exists if seen is None else exists & seen
-        return self.outcome(scores, exists, tensors, 0, teacher)
+            teacher, known = self.finish("t", self.teacher, tensors, self._products("t", self.teacher, tensors))
+        return self.outcome(scores, exists, tensors, 0, teacher, known)
 
     @staticmethod
     def _products(prefix: str, plan: Plan, tensors: Tensors) -> list[Tensor]:

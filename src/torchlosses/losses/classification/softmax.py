@@ -61,10 +61,10 @@ class CrossEntropy(RowLoss):
         weight = targets.class_weight
         if weight is None:
             return self.from_summary(Summary(scores, targets), targets)
-        own = -targets.sum(weight * targets.probability * (scores - targets.logsumexp(scores)[:, None]))
+        own = -targets.sum(weight * targets.probability * targets.log_softmax(scores))
         if not self.label_smoothing:
             return own
-        spread = -targets.mean(weight * (scores - targets.logsumexp(scores)[:, None]))
+        spread = -targets.mean(weight * targets.log_softmax(scores))
         return (1 - self.label_smoothing) * own + self.label_smoothing * spread
 
 

@@ -15,11 +15,19 @@ from torchlosses.hyperparameters import flag, real
 from torchlosses.loss import RowLoss
 from torchlosses.scores import Scores
 
+NEVER = -1e4  # log of a teacher's probability of 0
+
 
 class Divergence(RowLoss):
-    """Base of the divergences: log-probabilities of both sides at one temperature, cells that do not exist left out."""
+    """Base of the divergences: log-probabilities of both sides at one temperature.
+
+    Each side is normalized over the cells it has: a teacher's -inf is a probability of 0, and the student still spends
+    what it gives to that cell; where the divergence would be infinite the cell adds 0. The student's own -inf cells exist
+    for neither.
+    """
 
     accepts = ("scores",)
+    joint_support = False
 
     temperature: float = real(1.0, "divides both sides' scores", above=0, search=(0.5, 8.0, "log"))
     scale_t2: bool = flag(False, "whether the value is multiplied by temperature^2")
@@ -32,18 +40,15 @@ class Divergence(RowLoss):
 
     def rule(self, scores: Tensor, targets: Block) -> Returned:
         known = targets.scores.detach().to(scores.dtype)
-        value = self.divergence(log_softmax(scores, targets), log_softmax(known, targets), targets)
+        teacher = targets.log_softmax(known, targets.known)
+        if targets.known is not None:
+            teacher = teacher.masked_fill(~targets.known, NEVER)
+        value = self.divergence(targets.log_softmax(scores), teacher, targets)
         return value * self.temperature**2 if self.scale_t2 else value
 
     def divergence(self, student: Tensor, teacher: Tensor, targets: Block) -> Tensor:
         """From log-probabilities (b, L); entries of cells that do not exist mean nothing."""
         raise NotImplementedError
-
-
-def log_softmax(x: Tensor, targets: Block) -> Tensor:
-    """Log-probabilities over the existing cells (b, L); rows without any stay finite."""
-    total = targets.logsumexp(x)
-    return x - torch.where(total == -torch.inf, 0.0, total)[:, None]
 
 
 def _mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -61,7 +66,7 @@ class ForwardKL(Divergence):
         skew: share of the teacher in the second argument, [0, 1): :math:`\mathrm{KL}(p_t\|\alpha p_t+(1-\alpha)p_s)`.
         entropy: False leaves the teacher's entropy out: the cross-entropy, of the same gradient.
 
-    Targets: ``teacher(scores)``, a tensor or a recipe such as ``linear(h, W)``. Cells of -inf on either side are left out.
+    Targets: ``teacher(scores)``, a tensor or a recipe such as ``linear(h, W)``. Cells of -inf on either side add nothing.
 
     >>> import torch, torchlosses as tl
     >>> tl.ForwardKL()(torch.tensor([[1.0, 0.0]]), tl.teacher(torch.tensor([[0.0, 1.0]])))
@@ -115,7 +120,8 @@ class ReverseKL(Divergence):
     skew: float = real(0.0, "share of the student in the second argument", low=0, below=1)
 
     def divergence(self, student: Tensor, teacher: Tensor, targets: Block) -> Tensor:
-        return targets.sum(student.exp() * (student - _mixture(student, teacher, self.skew)))
+        shown = targets.known if self.skew == 0 else None
+        return targets.sum(student.exp() * (student - _mixture(student, teacher, self.skew)), shown)
 
 
 class GeneralizedJSD(Divergence):
@@ -151,7 +157,7 @@ class GeneralizedJSD(Divergence):
         if self.beta == 0:
             return targets.sum(teacher.exp() * (teacher - student))
         if self.beta == 1:
-            return targets.sum(student.exp() * (student - teacher))
+            return targets.sum(student.exp() * (student - teacher), targets.known)
         mixture = _mixture(teacher, student, self.beta)
         known, own = teacher.exp() * (teacher - mixture), student.exp() * (student - mixture)
         return targets.sum(self.beta * known + (1 - self.beta) * own)

@@ -12,7 +12,6 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
 from torchlosses.hyperparameters import choice, integer, real
 from torchlosses.loss import RowLoss
-from torchlosses.losses.distillation.divergences import log_softmax
 
 
 class ListNet(RowLoss):
@@ -66,10 +65,10 @@ class ListNet(RowLoss):
 
     def rule(self, scores: Tensor, targets: Block) -> Returned:
         grade = targets.scores if targets.kind == "teacher" else targets.grade
-        log_student = log_softmax(scores, targets)
+        log_student = targets.log_softmax(scores)
         if self.target == "softmax":
             grade = grade / self.target_temperature
-            log_target = log_softmax(grade, targets)
+            log_target = targets.log_softmax(grade)
             if self.k == 2:
                 return self._second(scores, log_student, grade, log_target, targets)
             return -targets.sum(log_target.exp() * log_student)
