@@ -580,3 +580,32 @@ def test_two_pools(name: str, kind: str, reduction: str) -> None:
     s[2, 3], s[4] = -torch.inf, -torch.inf
     s.requires_grad_()
     same(*[gradients(loss, lambda: s, targets, [s], m) for m in (BLOCKED, DENSE)])
+
+
+HIDING = [
+    (tl.CrossEntropy(), lambda y, q: tl.classes(y)),
+    (tl.CrossEntropy(), lambda y, q: tl.soft(q)),
+    (tl.CrossEntropy(label_smoothing=0.2), lambda y, q: tl.classes(y)),
+    (tl.Sparsemax(), lambda y, q: tl.classes(y)),
+    (tl.BinaryCrossEntropy(), lambda y, q: tl.multi_label(q > 0.2)),
+    (tl.ForwardKL(), lambda y, q: tl.teacher(q)),
+]
+
+
+@pytest.mark.parametrize("dense", [0, 1 << 20])
+@pytest.mark.parametrize(("loss", "targets"), HIDING)
+def test_a_bias_of_minus_inf_takes_columns_away(loss, targets, dense):
+    h, w, b = (torch.randn(n, dtype=torch.double, requires_grad=True) for n in ((12, 4), (7, 4), (7,)))
+    y, q = torch.randint(0, 5, (12,)), torch.rand(12, 5, dtype=torch.double)
+    q = q / q.sum(1, keepdim=True)
+    hidden = torch.zeros(7, dtype=torch.double)
+    hidden[5:] = -torch.inf
+    wide = torch.cat([q, torch.zeros(12, 2, dtype=torch.double)], 1)
+    with tl.memory_budget(dense=dense, block=300):
+        value = loss(tl.linear(h, w, b + hidden), targets(y, wide))
+        found = torch.autograd.grad(value, [h, w, b])
+        expected = loss(tl.linear(h, w[:5], b[:5]), targets(y, q))
+        wanted = torch.autograd.grad(expected, [h, w, b])
+    torch.testing.assert_close(value, expected)
+    for f, g in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f, g)

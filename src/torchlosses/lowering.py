@@ -6,6 +6,7 @@ right operand, then an elementwise tail.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,11 @@ class Lowered:
     own_rows: Tensor | None = None
     own_columns: Tensor | None = None
 
+    @property
+    def hides(self) -> bool:
+        """Whether the tail masks cells."""
+        return any(op == "hide" for op, _ in self.tail)
+
 
 @dataclass
 class Plan:
@@ -54,7 +60,7 @@ class Plan:
     @property
     def masked(self) -> bool:
         """Whether some cells may not exist: own cells of a self-comparison, or plain scores (which may hold -inf)."""
-        return any(p.own_rows is not None or p.right is None for p in self.pieces)
+        return any(p.own_rows is not None or p.right is None or p.hides for p in self.pieces)
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """All scores by ordinary autograd, masked cells 0, and which cells exist (None: all)."""
@@ -117,6 +123,11 @@ def finish(
             scores = scores * value
         elif op == "add":
             scores = scores + value
+        elif op == "hide":
+            assert isinstance(factor, Tensor)
+            seen = (~factor).expand_as(scores)
+            valid = seen if valid is None else valid & seen
+            scores = scores.masked_fill(factor, 0.0)
         else:
             assert isinstance(value, Tensor)
             scores = TAILS[op](scores, value)
@@ -174,7 +185,7 @@ def _rounded(x: Tensor, compute: torch.dtype, work: torch.dtype) -> Tensor:
 
 def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lowered:
     own = {"own_rows": piece.own_rows, "own_columns": piece.own_columns}
-    tail = list(piece.steps)
+    tail = _hidden(piece.steps)
     if piece.right is None:
         return Lowered(piece.left.to(work), None, False, piece.columns, work, tail, **own)
     same = piece.left is piece.right
@@ -201,6 +212,20 @@ def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lower
     else:
         raise ValueError(f"form: unknown kind of scores {piece.form!r}")
     return Lowered(left_rounded, right_rounded, piece.private, piece.columns, work, tail, **own)
+
+
+def _hidden(steps: Iterable[tuple[str, float | Tensor]]) -> list[tuple[str, float | Tensor]]:
+    """The tail with every added -inf (a bias that masks columns or rows) as a cell that does not exist."""
+    tail: list[tuple[str, float | Tensor]] = []
+    masks: list[tuple[str, float | Tensor]] = []
+    for op, factor in steps:
+        if op == "add" and isinstance(factor, Tensor) and factor.dtype.is_floating_point:
+            hidden = factor.detach() == -torch.inf
+            if not can_branch(factor) or bool(hidden.any()):
+                factor = factor.masked_fill(hidden, 0.0)
+                masks.append(("hide", hidden))
+        tail.append((op, factor))
+    return tail + masks
 
 
 def _fold(

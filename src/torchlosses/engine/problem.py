@@ -84,7 +84,7 @@ class Problem:
         piece = self.plan.pieces[0]
         if piece.private or not self.plan.columns or "mask" in self.rows:
             return False
-        if any(op != "add" for op, _ in piece.tail):
+        if any(op not in ("add", "hide") for op, _ in piece.tail):
             return False
         asked = set(self.summary)
         if self.plan.masked and "total" in asked:

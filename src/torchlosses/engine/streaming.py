@@ -27,14 +27,22 @@ def stream_block(
     piece = problem.plan.pieces[0]
     asked = set(problem.summary)
     with torch.no_grad():
-        for k, (_, factor) in enumerate(piece.tail):
-            s += tensors.get(f"s0.tail{k}", factor)
         exists: Tensor | None = None
-        if piece.own_rows is not None and piece.own_columns is not None:
-            exists = piece.own_rows[span[0] : span[1], None] != piece.own_columns[None, :]
-            s.masked_fill_(~exists, -torch.inf)
-        elif piece.right is None and bool((s == -torch.inf).any()):
+        if piece.right is None and bool((s == -torch.inf).any()):
             exists = s != -torch.inf
+        for k, (op, factor) in enumerate(piece.tail):
+            value = tensors.get(f"s0.tail{k}", factor)
+            if op == "add":
+                s += value
+            else:
+                assert isinstance(value, Tensor)
+                s.masked_fill_(value, -torch.inf)
+                seen = (~value).expand_as(s)
+                exists = seen if exists is None else exists & seen
+        if piece.own_rows is not None and piece.own_columns is not None:
+            different = piece.own_rows[span[0] : span[1], None] != piece.own_columns[None, :]
+            s.masked_fill_(~different, -torch.inf)
+            exists = different if exists is None else exists & different
         if problem.kind in POOLED and not piece.tail:
             return pool_block(problem, s, tensors, span, exists, sums, coefficient)
         block, fields = problem.block(tensors, s.shape[0], span[0], exists)
