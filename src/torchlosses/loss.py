@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -198,7 +199,7 @@ class RowLoss(Loss):
 
     def terms(self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor) -> dict[str, Tensor]:
         """Each named term, reduced on its own, detached: for logging. State is not advanced."""
-        with torch.no_grad():
+        with torch.no_grad(), _state_kept(self):
             problem, _, _ = self._problem(scores, targets, fields)
             with torch.autocast(problem.plan.device.type, enabled=False):
                 outcome = _complete(evaluate.rows(problem))
@@ -304,8 +305,10 @@ class RowLoss(Loss):
             fields[name] = self._field(name, tensor, recipe)
         if "query_norm" in needed | free and "query_norm" not in fields:
             fields["query_norm"] = recipe.query_norm
-
-        fields.update(self.wrapped().prepare(fields, Batch(recipe, self.prescale(), targets)))
+        batch = Batch(recipe, self.prescale(), targets)
+        if "target_norm" in needed | free and "target_norm" not in fields:
+            fields["target_norm"] = recipe.key_norm[batch.targets.index]
+        fields.update(self.wrapped().prepare(fields, batch))
         missing = needed - set(fields)
         if missing:
             name = sorted(missing)[0]
@@ -378,6 +381,20 @@ def _is_hot(targets: Tensor) -> bool:
     if not targets.dtype.is_floating_point:
         return True
     return bool(((targets == 0) | (targets == 1)).all())
+
+
+@contextmanager
+def _state_kept(loss: nn.Module) -> Iterator[None]:
+    """Buffers and generators of a loss and of those inside it are afterwards what they were."""
+    buffers = [(b, b.clone()) for b in loss.buffers()]
+    extra = [(m, m.get_extra_state()) for m in loss.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
+    try:
+        yield
+    finally:
+        for buffer, was in buffers:
+            buffer.copy_(was)
+        for module, state in extra:
+            module.set_extra_state(state)
 
 
 def _complete(outcome: Outcome) -> dict[str, tuple[Tensor, Tensor]]:

@@ -109,6 +109,15 @@ class Scores:
         norm: Tensor = torch.linalg.vector_norm(left.to(working_dtype(left.dtype)), dim=-1)
         return norm
 
+    @property
+    def key_norm(self) -> Tensor:
+        """Euclidean norms of the columns' operands (L,)."""
+        rights = [piece.right for piece in self.pieces if not piece.private]
+        if len(rights) != 1 or rights[0] is None:
+            raise TypeError("key_norm: expected one comparison of features with (L, D) keys")
+        norm: Tensor = torch.linalg.vector_norm(rights[0].to(working_dtype(rights[0].dtype)), dim=-1)
+        return norm
+
     def _step(self, op: str, factor: Factor) -> Scores:
         if isinstance(factor, Tensor):
             b, n = self.rows, self.columns_count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,18 @@ class Batch:
         t = self._targets
         size = (self.rows, self.columns)
         return Block(t.kind, dict(t.rows), dict(t.shared), dict(t.options), size, 0, self.dtype, self.device, None)
+
+    @torch.no_grad()
+    def right(self) -> Tensor:
+        """The right column's score (B,) as the rule will see it, without gradient; no whole matrix where features allow."""
+        index = self.targets.index
+        piece = self._recipe.pieces[0]
+        per_column = any(isinstance(f, Tensor) and f.dim() == 2 and f.shape[1] != 1 for _, f in piece.steps)
+        if len(self._recipe.pieces) > 1 or piece.right is None or piece.private or per_column:
+            return self.targets.target(self.scores())
+        own = replace(piece, right=piece.right[index][:, None], private=True, own_rows=None, own_columns=None)
+        recipe = Scores([own]) if self._factor is None else Scores([own]) * self._factor
+        return recipe.tensor().reshape(self.rows).to(self.dtype)
 
     @torch.no_grad()
     def scores(self) -> Tensor:

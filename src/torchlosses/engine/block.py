@@ -233,6 +233,22 @@ class Block:
         assert chosen_first is not None and chosen_second is not None
         return chosen_first[:, :, None] & chosen_second[:, None, :]
 
+    def over(self, columns: int, exists: Tensor | None) -> Block:
+        """The same rows over other columns, such as groups of the present ones; for targets with an index."""
+        block = Block(
+            self.kind,
+            {name: t for name, t in self._rows.items() if name != "mask"},
+            self._shared,
+            self._options,
+            (self.size[0], columns),
+            self.start,
+            self.dtype,
+            self.device,
+            exists,
+        )
+        block.counted = self.counted
+        return block
+
     def keep(self, cells: Tensor) -> Block:
         """The same block with every other cell ignored (what a miner does)."""
         exists = cells if self._exists is None else cells & self._exists
