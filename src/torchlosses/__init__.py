@@ -11,6 +11,7 @@ from torchlosses.losses.classification import (
     CrossEntropy,
     Focal,
     GeneralizedCrossEntropy,
+    Harmonic,
     LogitAdjusted,
     LogPartitionPenalty,
     MeanAbsoluteError,
@@ -46,6 +47,7 @@ from torchlosses.scores import (
     Scores,
     concat,
     cosine,
+    distance,
     dot,
     euclidean,
     implicit_reward,
@@ -164,4 +166,6 @@ __all__ = [
     "same_label",
     "soft",
     "teacher",
+    "Harmonic",
+    "distance",
 ]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchlosses.distances import pairwise
+
 if TYPE_CHECKING:
     from torchlosses.scores import Piece, Scores
 
@@ -129,7 +131,6 @@ def finish(
             valid = seen if valid is None else valid & seen
             scores = scores.masked_fill(factor, 0.0)
         else:
-            assert isinstance(value, Tensor)
             scores = TAILS[op](scores, value)
     if own_rows is not None and piece.own_columns is not None:
         different = own_rows[:, None] != piece.own_columns[None, :]
@@ -138,20 +139,36 @@ def finish(
     return scores, valid
 
 
-def _minus_distance(scores: Tensor, noise: Tensor) -> Tensor:
+def _clear(scores: Tensor, noise: float | Tensor) -> Tensor:
+    """A squared distance; rounding noise counts as 0, with gradient 0."""
+    return torch.where(scores.detach() <= noise, 0.0, scores)
+
+
+def _minus_log(scores: Tensor, tiny: float | Tensor) -> Tensor:
+    """-log of a distance whose negative comes in."""
+    near = -scores.detach() <= tiny
+    return -torch.where(near, tiny, -scores).log()
+
+
+def _minus_distance(scores: Tensor, noise: float | Tensor) -> Tensor:
     """-sqrt of a squared distance; squares that are rounding noise count as 0, with gradient 0."""
     near = scores.detach() <= noise
     return torch.where(near, 0.0, -torch.sqrt(torch.where(near, 1.0, scores)))
 
 
-def _minus_acosh1p(scores: Tensor, noise: Tensor) -> Tensor:
+def _minus_acosh1p(scores: Tensor, noise: float | Tensor) -> Tensor:
     """-acosh(1 + x) as -log1p(x + sqrt(x (x + 2)))."""
     near = scores.detach() <= noise
     x = torch.where(near, 1.0, scores)
     return torch.where(near, 0.0, -torch.log1p(x + torch.sqrt(x * (x + 2))))
 
 
-TAILS = {"minus_distance": _minus_distance, "minus_acosh1p": _minus_acosh1p}
+TAILS = {
+    "clear": _clear,
+    "minus_log": _minus_log,
+    "minus_distance": _minus_distance,
+    "minus_acosh1p": _minus_acosh1p,
+}
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -190,6 +207,10 @@ def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lower
         return Lowered(piece.left.to(work), None, False, piece.columns, work, tail, **own)
     same = piece.left is piece.right
     left, right = piece.left, piece.right
+    if piece.form == "elementwise":  # no product serves: the distances are made here, whole
+        assert piece.metric is not None
+        apart = pairwise(left.to(work), right.to(work), piece.metric)
+        return Lowered(-apart, None, False, piece.columns, work, tail, **own)
     if piece.form == "cosine":
         left = normalize(left.to(work))
         right = left if same else normalize(right.to(work))
@@ -204,7 +225,9 @@ def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lower
     yy = (y * y).sum(-1) if piece.private else (y * y).sum(-1)[None, :]
     noise = 4 * torch.finfo(work).eps * (xx.detach() + yy.detach().amax() if yy.numel() else xx.detach())
     squared: list[tuple[str, float | Tensor]] = [("mul", -2.0), ("add", xx), ("add", yy)]
-    if piece.form == "euclidean":
+    if piece.form == "euclidean" and piece.metric is not None and piece.metric.eps:
+        tail = [*squared, ("clear", noise), ("add", piece.metric.eps), ("minus_distance", 0.0), *tail]
+    elif piece.form == "euclidean":
         tail = [*squared, ("minus_distance", noise), *tail]
     elif piece.form == "poincare":
         inside_x, inside_y = 1 / (1 - xx), 1 / (1 - yy)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torchlosses.distances import METRICS, Metric
 from torchlosses.lowering import lower, working_dtype
 
 Factor = int | float | Tensor
@@ -21,13 +22,14 @@ Factor = int | float | Tensor
 class Piece:
     """Columns that come from one pair of operands; ``steps`` are the factors and shifts applied afterwards, in order."""
 
-    form: str  # tensor | dot | cosine | euclidean | poincare
+    form: str  # tensor | dot | cosine | euclidean | poincare | elementwise
     left: Tensor  # (B, D), or the scores (B, L) themselves
     right: Tensor | None = None  # (L, D); (B, K, D) when private to each row
     private: bool = False
     steps: tuple[tuple[str, Factor], ...] = ()
     own_rows: Tensor | None = None  # a cell with own_rows[i] == own_columns[j] compares an example with itself
     own_columns: Tensor | None = None
+    metric: Metric | None = None  # of elementwise distances, and of Euclidean ones kept away from 0
 
     @property
     def rows(self) -> int:
@@ -238,6 +240,16 @@ class Scores:
             scores = scores.masked_fill(~valid, -torch.inf)
         return scores.reshape(self.shape)
 
+    def minus_log(self) -> Scores:
+        """``-log d`` of scores that are minus a distance d; a distance of 0 counts as the smallest number, with gradient 0.
+
+        >>> import torch, torchlosses as tl
+        >>> tl.euclidean(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])).minus_log().tensor()
+        tensor([[-1.6094]])
+        """
+        tiny = torch.finfo(working_dtype(self.dtype)).tiny
+        return Scores([piece.step("minus_log", tiny, 0, 0) for piece in self.pieces], self.leading)
+
     def __repr__(self) -> str:
         forms = " | ".join(f"{piece.form} ({piece.rows}, {piece.columns})" for piece in self.pieces)
         return f"Scores({forms})"
@@ -326,6 +338,59 @@ def euclidean(queries: Tensor, keys: Tensor | None = None) -> Scores:
     tensor([[-5.]])
     """
     return _compare("euclidean", queries, keys, ("queries", "keys"))
+
+
+def distance(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    metric: str = "euclidean",
+    *,
+    p: float = 1.5,
+    eps: float = 0.0,
+    precision: Tensor | None = None,
+) -> Scores:
+    r"""Minus a distance of queries (..., D) to keys (L, D): larger is closer. Gradient 0 at distance 0.
+
+    Arguments:
+        queries, keys: as :func:`cosine`; without keys, the queries among themselves.
+        metric: with ``e`` = eps,
+            'euclidean' :math:`\sqrt{|x-w|^2+e}`; 'mahalanobis' :math:`\sqrt{\sum_d(P_d+e)(x_d-w_d)^2+e}+e`;
+            'cosine' :math:`1-\cos+e`; 'manhattan' :math:`\sum|x-w|+e`; 'chebyshev' :math:`\max|x-w|+e`;
+            'minkowski' :math:`(\sum(|x-w|+e)^p+e)^{1/p}+e`; 'canberra' :math:`\sum|x-w|/(|x|+|w|)+e`;
+            'bray_curtis' :math:`\sum|x-w|/(\sum(|x|+|w|)+e)+e`;
+            'bray_curtis_signed', the same over :math:`\max(|\sum(x+w)|+e,10e)`.
+        p: exponent of 'minkowski', >= 1.
+        eps: keeps the distance away from 0, >= 0.
+        precision: (D,) positive weights P of 'mahalanobis'; for a full one pass ``queries @ R``, ``keys @ R`` with
+            ``R R^T`` the precision and 'euclidean'.
+
+    The first three are matrix products and never computed whole; the others take O(B L D) work tile by tile and hold
+    their (B, L) distances once. From "Rethinking the Harmonic Loss via Non-Euclidean Distance Layers".
+
+    >>> import torch, torchlosses as tl
+    >>> tl.distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), "manhattan").tensor()
+    tensor([[-7.]])
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+    if not p >= 1:
+        raise ValueError(f"p: expected a number >= 1, got {p!r}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps: expected a number >= 0, got {eps!r}")
+    if precision is not None:
+        if metric != "mahalanobis":
+            raise ValueError(f"precision: expected with metric='mahalanobis' only, got metric={metric!r}")
+        if precision.shape != queries.shape[-1:]:
+            raise ValueError(f"precision: expected shape ({queries.shape[-1]},), got {tuple(precision.shape)}")
+    if metric == "cosine":
+        return cosine(queries, keys) - (1 + eps)
+    if metric == "mahalanobis":
+        root = (1 + eps) ** 0.5 if precision is None else (precision + eps).sqrt()
+        queries, keys = queries * root, None if keys is None else keys * root
+    products = metric in ("euclidean", "mahalanobis")
+    scores = _compare("euclidean" if products else "elementwise", queries, keys, ("queries", "keys"))
+    scores = Scores([replace(scores.pieces[0], metric=Metric(metric, float(p), float(eps)))], scores.leading)
+    return scores - eps if metric == "mahalanobis" and eps else scores
 
 
 def poincare(queries: Tensor, keys: Tensor | None = None) -> Scores:

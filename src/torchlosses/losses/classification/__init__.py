@@ -2,6 +2,7 @@
 
 from torchlosses.losses.classification.binary import BinaryCrossEntropy, SigmoidFocal, SigmoidLoss
 from torchlosses.losses.classification.distributional import ALDR
+from torchlosses.losses.classification.harmonic import Harmonic
 from torchlosses.losses.classification.prior import LogitAdjusted, VectorScaling
 from torchlosses.losses.classification.softmax import CrossEntropy, LogPartitionPenalty
 from torchlosses.losses.classification.sparsemax import Sparsemax
@@ -30,4 +31,5 @@ __all__ = [
     "Sparsemax",
     "TargetProbability",
     "VectorScaling",
+    "Harmonic",
 ]
