@@ -609,3 +609,38 @@ def test_a_bias_of_minus_inf_takes_columns_away(loss, targets, dense):
     torch.testing.assert_close(value, expected)
     for f, g in zip(found, wanted, strict=True):
         torch.testing.assert_close(f, g)
+
+
+def _pooled_scores(kind, x, k):
+    if kind == "rows picked":
+        return tl.cosine(x).at(torch.tensor([3, 0, 5, 5]))
+    if kind == "columns picked":
+        return tl.cosine(x).columns(torch.tensor([1, 4, 0, 7, 2]))
+    if kind == "columns twice":
+        return tl.cosine(x).columns(torch.tensor([1, 1, 0, 7, 0, 3]))
+    if kind == "two operands":
+        return tl.cosine(x, k)
+    plain = torch.cosine_similarity(x[:, None], k[None], dim=-1)
+    return plain.masked_fill(torch.eye(8, dtype=torch.bool), -torch.inf) if kind == "holes" else plain
+
+
+@pytest.mark.parametrize("kind", ["rows picked", "columns picked", "columns twice", "two operands", "plain", "holes"])
+@pytest.mark.parametrize("labels", [torch.int32, torch.int64, torch.float32, torch.bool])
+@pytest.mark.parametrize("loss", [tl.SupCon(temperature=0.2), tl.MultiSimilarity()])
+def test_pools_of_right_columns_are_found_whatever_the_labels(kind, labels, loss):
+    x, k = (torch.randn(8, 3, dtype=torch.double, requires_grad=True) for _ in range(2))
+    y = torch.tensor([2, 0, 1, 0, 2, 2, 5, 0]).clamp(max=1 if labels == torch.bool else 9).to(labels)
+    rows, columns = y, y.long() if labels == torch.int32 else y
+    if kind == "rows picked":
+        rows = y[torch.tensor([3, 0, 5, 5])]
+    if kind.startswith("columns"):
+        columns = columns[torch.tensor([1, 4, 0, 7, 2] if kind == "columns picked" else [1, 1, 0, 7, 0, 3])]
+
+    def run(dense):
+        with tl.memory_budget(dense=dense, block=100):
+            value = loss(_pooled_scores(kind, x, k), tl.same_label(rows, columns))
+            return value, *torch.autograd.grad(value, [x, k], allow_unused=True)
+
+    for found, wanted in zip(run(0), run(1 << 20), strict=True):
+        if wanted is not None:
+            torch.testing.assert_close(found, wanted)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchlosses.distances import pairwise
+from torchlosses.lazy import lazy
 
 if TYPE_CHECKING:
     from torchlosses.scores import Piece, Scores
@@ -42,6 +43,18 @@ class Lowered:
     tail: list[tuple[str, float | Tensor]] = field(default_factory=list)
     own_rows: Tensor | None = None
     own_columns: Tensor | None = None
+
+    @lazy
+    def own_place(self) -> Tensor | None:
+        """Column of each row's own cell, -1 where it has none (B,); None where a row may have several."""
+        assert self.own_rows is not None and self.own_columns is not None
+        if not self.columns:
+            return torch.full_like(self.own_rows, -1)
+        tags, order = self.own_columns.sort()
+        if bool((tags[1:] == tags[:-1]).any()):
+            return None
+        at = torch.searchsorted(tags, self.own_rows.contiguous()).clamp(max=self.columns - 1)
+        return torch.where(tags[at] == self.own_rows, order[at], -1)
 
     @property
     def hides(self) -> bool:

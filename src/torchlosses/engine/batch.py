@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchlosses.engine.block import Block
-from torchlosses.engine.lazy import lazy
+from torchlosses.lazy import lazy
 from torchlosses.lowering import working_dtype
 from torchlosses.scores import Scores
 from torchlosses.targets import Targets

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchlosses.engine.lazy import lazy
+from torchlosses.lazy import lazy
+
+Exists = Tensor | Callable[[], Tensor] | None  # which cells exist: a mask, how to make it, or all
 
 
 class Block:
@@ -37,7 +40,7 @@ class Block:
         start: int,
         dtype: torch.dtype,
         device: torch.device,
-        exists: Tensor | None,
+        exists: Exists,
         teacher: Tensor | None = None,
         known: Tensor | None = None,
     ) -> None:
@@ -47,10 +50,16 @@ class Block:
         self.size = size
         self.start = start
         self._rows, self._shared, self._options = rows, shared, options
-        mask = rows.get("mask")
-        self._exists = mask if exists is None else exists if mask is None else exists & mask
+        self._given = exists
         self._teacher = teacher
         self._known = known
+
+    @lazy
+    def _exists(self) -> Tensor | None:
+        """Cells that exist; None where all do. What the engine gave may be a recipe for the mask, made if a rule asks."""
+        mask = self._rows.get("mask")
+        given = self._given() if callable(self._given) else self._given
+        return mask if given is None else given if mask is None else given & mask
 
     # --- views -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchlosses.engine.block import Block
-from torchlosses.engine.lazy import lazy
+from torchlosses.lazy import lazy
 
 Term = tuple[Tensor, Tensor | None]
 Returned = Union[Tensor, tuple[Tensor, Tensor], Mapping[str, Tensor | tuple[Tensor, Tensor]], "Outcome"]

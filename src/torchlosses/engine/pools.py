@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchlosses.engine.block import Block, Exists
 from torchlosses.engine.outcome import GivenSummary, Outcome, weigh
 from torchlosses.engine.problem import Problem, Tensors
 
@@ -46,11 +47,15 @@ def differentiate(
     mass: Tensor,
     tensors: Tensors,
     span: tuple[int, int],
-    exists: Tensor | None,
+    exists: Exists,
     sums: Gradients,
     coefficient: dict[str, Tensor] | None,
+    filled: Tensor | None = None,
 ) -> tuple[Outcome, dict[str, Tensor]]:
-    """The rule on a block's numbers and its derivative with respect to each; gradients of other inputs are added up."""
+    """The rule on a block's numbers and its derivative with respect to each; gradients of other inputs are added up.
+
+    ``filled``: rows that have a cell, where that is known already.
+    """
     assert problem.summary_rule is not None
     others = sorted(k for k in sums.needed if not k.startswith("s0."))
     with torch.enable_grad():
@@ -59,6 +64,8 @@ def differentiate(
             if not key.startswith("param."):
                 tensors[key] = tensors[key].detach().requires_grad_()
         block, fields = problem.block(tensors, mass.shape[0], span[0], exists)
+        if filled is not None:
+            block.filled = filled
         row = GivenSummary({**given, **leaves}, mass, block)
         outcome = problem.settle(problem.summary_rule(row, block, problem.own_fields(fields)), block, fields)
         total = weigh(outcome, coefficient)
@@ -72,12 +79,25 @@ def differentiate(
     return outcome, {name: zero if g is None else g for name, g in zip(leaves, found, strict=False)}
 
 
+def _right_cells(problem: Problem, block: Block, span: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column of every right cell of a block; some of them may not exist."""
+    found = problem.by_label
+    if found is None:
+        row, column = block.positive.nonzero(as_tuple=True)
+        return row, column
+    order, begin, number = found
+    begin, number = begin[span[0] : span[1]], number[span[0] : span[1]]
+    row = torch.repeat_interleave(number)
+    shift = begin - (number.cumsum(0) - number)  # from a cell's place in this list to its place in that order
+    return row, order[shift[row] + torch.arange(row.shape[0], device=row.device)]
+
+
 def pool_block(
     problem: Problem,
     s: Tensor,
     tensors: Tensors,
     span: tuple[int, int],
-    exists: Tensor | None,
+    exists: Exists,
     sums: Gradients | None,
     coefficient: dict[str, Tensor] | None,
 ) -> Outcome:
@@ -87,10 +107,12 @@ def pool_block(
     height = s.shape[0]
     with torch.no_grad():
         block, fields = problem.block(tensors, height, span[0], exists)
-        place = block.positive.view(-1).nonzero().squeeze(1)
-        row = place // max(1, s.shape[1])
-        flat = s.view(-1)
+        row, column = _right_cells(problem, block, span)
+        place, flat = row * s.shape[1] + column, s.view(-1)
         v = flat[place]
+        if exists is not None:
+            kept = v != -torch.inf
+            row, place, v = row[kept], place[kept], v[kept]
         x = v * near_slope
         zero = s.new_zeros(height)
         number = zero.index_add(0, row, torch.ones_like(v))
@@ -102,7 +124,7 @@ def pool_block(
         top, z = exponentials(s, far_slope)
         far = _log(z) + far_slope * top.squeeze(1)
         lse = torch.logaddexp(near, far)
-        filled = lse > -torch.inf
+        filled = lse != -torch.inf
         lse = torch.where(filled, lse, 0.0)
         target = zero.index_add(0, row, v) / number.clamp(min=1)
         every = {"near": near, "far": far, "lse": lse, "target": target}
@@ -113,7 +135,7 @@ def pool_block(
             outcome = problem.summary_rule(GivenSummary(every, mass, block), block, problem.own_fields(fields))
             return problem.settle(outcome, block, fields)
 
-    outcome, on = differentiate(problem, every, mass, tensors, span, exists, sums, coefficient)
+    outcome, on = differentiate(problem, every, mass, tensors, span, exists, sums, coefficient, filled)
     if on:
         with torch.no_grad():
             on_near, on_far, on_lse = (on.get(name, zero) for name in ("near", "far", "lse"))

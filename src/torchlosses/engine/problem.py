@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from torchlosses.engine import budget
-from torchlosses.engine.block import Block
+from torchlosses.engine.block import Block, Exists
 from torchlosses.engine.outcome import Outcome, Summary, Term
+from torchlosses.lazy import lazy
 from torchlosses.lowering import Lowered, Plan, finish, join
 
 Rule = Callable[[Tensor, Block, dict[str, Tensor]], Outcome]
@@ -95,6 +96,19 @@ class Problem:
             return asked <= {"lse", "target", "rest", "total"}
         return asked <= {"lse", "target"} and not any(t.requires_grad for t in self.rows.values())
 
+    @lazy
+    def by_label(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Columns ordered by label, where in that order each row's right columns begin, and how many they are.
+
+        For integer labels; None for anything else.
+        """
+        if self.kind != "same_label" or any(t.dtype.is_floating_point for t in (self.shared["keys"], self.rows["labels"])):
+            return None
+        keys, order = self.shared["keys"].long().sort(stable=True)
+        labels = self.rows["labels"].long().contiguous()
+        begin = torch.searchsorted(keys, labels)
+        return order, begin, torch.searchsorted(keys, labels, right=True) - begin
+
     # --- blocks ------------------------------------------------------------------------------------------------
 
     @property
@@ -136,7 +150,7 @@ class Problem:
         tensors: Tensors,
         rows: int,
         start: int,
-        exists: Tensor | None,
+        exists: Exists,
         teacher: Tensor | None = None,
         known: Tensor | None = None,
     ) -> tuple[Block, Tensors]:

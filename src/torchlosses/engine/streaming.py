@@ -7,12 +7,33 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchlosses.engine.block import Exists
 from torchlosses.engine.outcome import GivenSummary, Outcome, finite
 from torchlosses.engine.pools import differentiate, exponentials, pool_block
 from torchlosses.engine.problem import POOLED, Problem, Tensors
+from torchlosses.lowering import Lowered
 
 if TYPE_CHECKING:
     from torchlosses.engine.blocked import Gradients
+
+
+def _both(exists: Exists, seen: Tensor) -> Tensor:
+    first = exists() if callable(exists) else exists
+    return seen if first is None else first & seen
+
+
+def _hide_own(piece: Lowered, s: Tensor, span: tuple[int, int], exists: Exists) -> Exists:
+    """Sets the block's own cells to -inf; returns which cells exist, as a mask that is made only if somebody asks."""
+    assert piece.own_rows is not None and piece.own_columns is not None
+    own, columns = piece.own_rows[span[0] : span[1], None], piece.own_columns[None, :]
+    if piece.own_place is None:
+        different = own != columns
+        s.masked_fill_(~different, -torch.inf)
+        return _both(exists, different)
+    place = piece.own_place[span[0] : span[1]]
+    row = (place >= 0).nonzero().squeeze(1)
+    s[row, place[row]] = -torch.inf
+    return lambda: _both(exists, own != columns)
 
 
 def stream_block(
@@ -27,7 +48,7 @@ def stream_block(
     piece = problem.plan.pieces[0]
     asked = set(problem.summary)
     with torch.no_grad():
-        exists: Tensor | None = None
+        exists: Exists = None
         if piece.right is None and bool((s == -torch.inf).any()):
             exists = s != -torch.inf
         for k, (op, factor) in enumerate(piece.tail):
@@ -38,11 +59,9 @@ def stream_block(
                 assert isinstance(value, Tensor)
                 s.masked_fill_(value, -torch.inf)
                 seen = (~value).expand_as(s)
-                exists = seen if exists is None else exists & seen
-        if piece.own_rows is not None and piece.own_columns is not None:
-            different = piece.own_rows[span[0] : span[1], None] != piece.own_columns[None, :]
-            s.masked_fill_(~different, -torch.inf)
-            exists = different if exists is None else exists & different
+                exists = _both(exists, seen)
+        if piece.own_rows is not None:
+            exists = _hide_own(piece, s, span, exists)
         if problem.kind in POOLED and not piece.tail:
             return pool_block(problem, s, tensors, span, exists, sums, coefficient)
         block, fields = problem.block(tensors, s.shape[0], span[0], exists)
