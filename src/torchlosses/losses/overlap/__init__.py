@@ -1,5 +1,19 @@
-"""Objectives on the overlap of soft masks."""
+"""Objectives on the overlap of soft masks and on the confusion matrix."""
 
-from torchlosses.losses.overlap.dice import Dice
+from torchlosses.losses.overlap.dice import Dice, GeneralizedDice, JaccardMetric
+from torchlosses.losses.overlap.lovasz import LovaszHinge, LovaszSoftmax
+from torchlosses.losses.overlap.metrics import AnyLoss, MatthewsCorrelation
+from torchlosses.losses.overlap.self_adjusting import SelfAdjustingDice
+from torchlosses.losses.overlap.unified import UnifiedFocal
 
-__all__ = ["Dice"]
+__all__ = [
+    "AnyLoss",
+    "Dice",
+    "GeneralizedDice",
+    "JaccardMetric",
+    "LovaszHinge",
+    "LovaszSoftmax",
+    "MatthewsCorrelation",
+    "SelfAdjustingDice",
+    "UnifiedFocal",
+]
