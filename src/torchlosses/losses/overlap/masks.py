@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, one_hot
 
-from torchlosses.engine.lazy import lazy
 from torchlosses.hyperparameters import choice, integer
+from torchlosses.lazy import lazy
 from torchlosses.loss import SetLoss
 
 LOWEST = -1e30  # stands for -inf where a gradient must stay a number
