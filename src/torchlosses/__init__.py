@@ -2,6 +2,7 @@
 
 from torchlosses.card import Card
 from torchlosses.engine import Block, Outcome, Summary, memory_budget
+from torchlosses.heads import Centers, FrechetMean, GaussianNaiveBayes
 from torchlosses.hyperparameters import choice, data, flag, integer, real, reals
 from torchlosses.loss import Loss, RowLoss, SetLoss, Wrapper, row_loss
 from torchlosses.losses.classification import (
@@ -12,15 +13,21 @@ from torchlosses.losses.classification import (
     Focal,
     GeneralizedCrossEntropy,
     Harmonic,
+    InfluenceBalanced,
+    IntegratedGain,
+    LegendreLink,
+    LegendreTron,
     LogitAdjusted,
     LogPartitionPenalty,
     MeanAbsoluteError,
     PolyLoss,
+    ReciprocalPoints,
     SigmoidFocal,
     SigmoidLoss,
     Sparsemax,
     TargetProbability,
     VectorScaling,
+    repulsive_logdet,
 )
 from torchlosses.losses.contrastive import InfoNCE, JointInfoNCE, SigLIP, SupCon, SymmetricInfoNCE
 from torchlosses.losses.distillation import ForwardKL, GeneralizedJSD, MarginMSE, ReverseKL
@@ -52,7 +59,13 @@ from torchlosses.losses.regression import Huber, SmoothL1
 from torchlosses.losses.representation import BarlowTwins
 from torchlosses.losses.symmetric import Symmetric
 from torchlosses.mining import GuidedFilter, HardNegatives, Miner
-from torchlosses.reductions import CVaR, Mean, Reduction, Sum
+from torchlosses.reductions import (
+    CVaR,
+    Mean,
+    Reduction,
+    ResidualNormalized,
+    Sum,
+)
 from torchlosses.scores import (
     Scores,
     concat,
@@ -77,6 +90,7 @@ from torchlosses.targets import (
     soft,
     teacher,
 )
+from torchlosses.weighting import likelihood_weight
 
 __version__ = "0.1.0"
 
@@ -186,4 +200,15 @@ __all__ = [
     "teacher",
     "Harmonic",
     "distance",
+    "ReciprocalPoints",
+    "InfluenceBalanced",
+    "IntegratedGain",
+    "repulsive_logdet",
+    "LegendreTron",
+    "Centers",
+    "FrechetMean",
+    "GaussianNaiveBayes",
+    "LegendreLink",
+    "likelihood_weight",
+    "ResidualNormalized",
 ]

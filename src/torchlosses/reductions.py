@@ -83,6 +83,34 @@ class CVaR(Reduction):
         return (taken * each[order]).sum() * safe_inverse(budget)
 
 
+@dataclass(frozen=True)
+class ResidualNormalized(Reduction):
+    """Mean of the rows over the mean of their residuals ``1 - exp(-value)``, which carry no gradient.
+
+    For logistic losses and cross-entropy the residual is ``1 - p_y``: gradient descent then interpolates between logistic
+    regression and the batch perceptron, and solves separable problems in few steps. ``cap`` bounds the factor.
+
+    "From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent with Large Step Sizes", 2024,
+    arXiv:2412.08424.
+
+    >>> import torch
+    >>> ResidualNormalized().term(torch.tensor([0.6931, 0.6931]), torch.ones(2))
+    tensor(1.3863)
+    """
+
+    cap: float = 1e12
+
+    def __post_init__(self) -> None:
+        if not self.cap > 0:
+            raise ValueError(f"cap: expected a number > 0, got {self.cap!r}")
+
+    def term(self, value: Tensor, count: Tensor) -> Tensor:
+        total = count.sum()
+        each = (value.detach() / torch.where(count > 0, count, 1.0)).clamp(min=0)
+        residual = (-torch.expm1(-each) * count).sum().clamp(min=total / self.cap)
+        return value.sum() * safe_inverse(residual)
+
+
 NAMED = {"mean": Mean(), "sum": Sum(), "none": Unreduced()}
 ReductionLike = str | Reduction
 

@@ -22,6 +22,11 @@ class Batch:
         self.rows, self.columns = recipe.rows, recipe.columns_count
         self.device, self.dtype = recipe.device, working_dtype(recipe.dtype)
 
+    @property
+    def recipe(self) -> Scores:
+        """The scores' operands, for rules that need more of them than their scores."""
+        return self._recipe
+
     @lazy
     def targets(self) -> Block:
         """The targets of all rows. Cells that only the scores mask (own cells, -inf) count as existing here."""
