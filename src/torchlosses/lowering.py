@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchlosses.distances import pairwise
 from torchlosses.lazy import lazy
+from torchlosses.unit import unit
 
 if TYPE_CHECKING:
     from torchlosses.scores import Piece, Scores
@@ -184,11 +185,6 @@ TAILS = {
 }
 
 
-def normalize(x: Tensor) -> Tensor:
-    """Rows at unit Euclidean length; norms are clamped at 1e-12 (a zero row stays zero)."""
-    return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)
-
-
 def lower(scores: Scores) -> Plan:
     """Casts as autocast or promotion says, normalizes, folds cheap factors into the operands."""
     device = scores.device
@@ -225,8 +221,10 @@ def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lower
         apart = pairwise(left.to(work), right.to(work), piece.metric)
         return Lowered(-apart, None, False, piece.columns, work, tail, **own)
     if piece.form == "cosine":
-        left = normalize(left.to(work))
-        right = left if same else normalize(right.to(work))
+        scale, tail = _leading(tail) if compute not in HALVES else (1.0, tail)
+        same = same and scale == 1
+        left = unit(left.to(work), scale)
+        right = left if same else unit(right.to(work))
     left_rounded = _rounded(left, compute, work)
     right_rounded = left_rounded if same else _rounded(right, compute, work)
     if piece.form in ("dot", "cosine"):
@@ -262,6 +260,14 @@ def _hidden(steps: Iterable[tuple[str, float | Tensor]]) -> list[tuple[str, floa
                 masks.append(("hide", hidden))
         tail.append((op, factor))
     return tail + masks
+
+
+def _leading(tail: list[tuple[str, float | Tensor]]) -> tuple[float, list[tuple[str, float | Tensor]]]:
+    """The product of the numbers that stand first, and the rest of the tail."""
+    scale = 1.0
+    while tail and tail[0][0] == "mul" and not isinstance(tail[0][1], Tensor):
+        scale, tail = scale * tail[0][1], tail[1:]
+    return scale, tail
 
 
 def _fold(
