@@ -21,7 +21,8 @@ def unit(x: Tensor, scale: float = 1.0) -> Tensor:
 
 def _inverse(x: Tensor) -> Tensor:
     """1 / |x| (n, 1), with the clamp."""
-    return 1 / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(LEAST)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return 1 / norm.clamp_min(LEAST)
 
 
 def _plain(x: Tensor, scale: float) -> Tensor:
