@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import Targets, classes
 
 
-class SigmoidLoss(RowLoss):
-    r"""Base of losses with one sigmoid per column, ``y f+(s) + (1 - y) f-(s)``: define :meth:`parts`.
+class CellLoss(RowLoss):
+    r"""Base of losses that price every cell on its own, ``w (y f+(s) + (1 - y) f-(s))``: define :meth:`parts`.
 
     Arguments:
         columns: 'mean' or 'sum' over the existing columns of a row. With 'sum' and ``over='terms'`` the mean is over
@@ -28,7 +28,7 @@ class SigmoidLoss(RowLoss):
     integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise.
     """
 
-    accepts = ("grade", "probability")
+    accepts: ClassVar[tuple[str, ...]] = ("grade", "probability")
     plain = "multi_label"
 
     columns: str = choice("mean", "how the columns of a row become one number", options=("mean", "sum"))
@@ -37,20 +37,47 @@ class SigmoidLoss(RowLoss):
         """What a right and what a wrong column cost at these scores, elementwise."""
         raise NotImplementedError
 
+    def weights(self, targets: Block, **fields: Tensor) -> Tensor | None:
+        """Factors of the cells, (b, L) or (1, L), without gradient; None for 1."""
+        return None
+
     def _targets(self, targets: Targets | Tensor) -> Targets:
         if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point:
             targets = classes(targets)
         return super()._targets(targets)
 
-    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+    def rule(self, scores: Tensor, targets: Block, *args: Any, **fields: Any) -> Returned:
         y = targets.probability if targets.kind == "soft" else targets.grade
         positive, negative = self.parts(scores)
+        weight = self.weights(targets, **fields)
         value = y * positive + (1 - y) * negative
+        return self.total(value if weight is None else weight * value, targets)
+
+    def total(self, value: Tensor, targets: Block) -> Returned:
+        """The row's number from those of its cells."""
         return (targets.sum(value), targets.count()) if self.columns == "sum" else targets.mean(value)
+
+
+class SigmoidLoss(CellLoss):
+    r"""Base of losses with one sigmoid per column, ``w (y f+(s) + (1 - y) f-(s))``: define :meth:`parts`.
+
+    Arguments:
+        columns: 'mean' or 'sum' over the existing columns of a row. With 'sum' and ``over='terms'`` the mean is over
+            all existing cells of the batch.
+
+    Targets are ``multi_label(hot)``, ``graded``/``soft`` values in [0, 1], or anything with right columns. Plain
+    integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise. :meth:`predict` is the sigmoid.
+    """
 
     def predict(self, scores: Scores | Tensor) -> Tensor:
         """The sigmoid of every score (..., L)."""
         return as_scores(scores).tensor().sigmoid()
+
+
+def checked_columns(weight: object, recipe: Scores, name: str) -> None:
+    """Refuses a tensor that has not one entry per column."""
+    if isinstance(weight, Tensor) and weight.numel() not in (1, recipe.columns_count):
+        raise ValueError(f"{name}: expected a number or shape ({recipe.columns_count},), got {tuple(weight.shape)}")
 
 
 class BinaryCrossEntropy(SigmoidLoss):
@@ -61,6 +88,8 @@ class BinaryCrossEntropy(SigmoidLoss):
             all existing cells of the batch.
         pos_weight: factor of the positive part, a number or one per column (L,); often negatives over positives.
         class_weight: factor of a whole column, (L,).
+        link: 'sigmoid' of each score, or 'softmax': the softmax probabilities are priced one by one, each right or wrong.
+        eps: floor of p (1 - p) in the gradient of that, 1e-12 to have torch.nn.BCELoss's; 0 (the default): exact.
 
     Targets are ``multi_label(hot)``, ``graded``/``soft`` values in [0, 1], or anything with right columns. Plain
     integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise.
@@ -84,12 +113,26 @@ class BinaryCrossEntropy(SigmoidLoss):
     pos_weight: Tensor | float | None = data("factor of the positive part, a number or (L,)", default=None)
     class_weight: Tensor | None = data("factor of each column, (L,)", default=None)
 
+    link: str = choice("sigmoid", "what makes a score a probability", options=("sigmoid", "softmax"))
+    eps: float = real(0.0, "floor of p (1 - p) in the gradient of link='softmax'", low=0, below=1)
+
     def check(self, recipe: Scores, targets: Targets) -> None:
         super().check(recipe, targets)
         for name in ("pos_weight", "class_weight"):
-            weight = getattr(self, name)
-            if isinstance(weight, Tensor) and weight.numel() not in (1, recipe.columns_count):
-                raise ValueError(f"{name}: expected a number or shape ({recipe.columns_count},), got {tuple(weight.shape)}")
+            checked_columns(getattr(self, name), recipe, name)
+
+    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+        if self.link == "softmax":
+            scores = _log_odds(scores, targets)
+            if self.eps:
+                share = (scores.sigmoid() * (-scores).sigmoid() / self.eps).clamp(max=1).detach()
+                scores = scores.detach() + share * (scores - scores.detach())
+        return super().rule(scores, targets, **fields)
+
+    def predict(self, scores: Scores | Tensor) -> Tensor:
+        """The probability of every column (..., L)."""
+        plain = as_scores(scores).tensor()
+        return plain.sigmoid() if self.link == "sigmoid" else plain.softmax(-1)
 
     def parts(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         positive, negative = functional.softplus(-scores), functional.softplus(scores)
@@ -99,6 +142,18 @@ class BinaryCrossEntropy(SigmoidLoss):
             weight = torch.as_tensor(self.class_weight, dtype=scores.dtype, device=scores.device)
             positive, negative = positive * weight, negative * weight
         return positive, negative
+
+
+def _log_odds(scores: Tensor, targets: Block) -> Tensor:
+    """log p_j - log(1 - p_j) of softmax probabilities: the score against the log-sum-exp of the other columns."""
+    lse = targets.logsumexp(scores)[:, None]
+    place = scores.detach().masked_fill(~targets.valid, -torch.inf).argmax(-1, keepdim=True)
+    top = torch.zeros_like(targets.valid).scatter_(1, place, True)
+    beside = targets.logsumexp(scores, ~top)[:, None]  # only the largest p may be near 1, where 1 - p cancels
+    beside = torch.where(beside == -torch.inf, (lse - 100).detach(), beside)  # a row of one column: torch's floor of -100
+    plain = targets.valid & ~top
+    others = lse + torch.log(-torch.expm1(torch.where(plain, scores - lse, -1.0)))
+    return torch.where(targets.valid, scores - torch.where(top, beside, others), 0.0)
 
 
 class SigmoidFocal(SigmoidLoss):

@@ -114,6 +114,12 @@ def known_counts(counts: Tensor, recipe: Scores) -> Tensor:
     return torch.where(counts > 0, counts, 1.0)
 
 
+def positive_counts(counts: Tensor, like: Tensor) -> Tensor:
+    """The counts with the device and dtype of a block of scores; a class without any counts as one example."""
+    counts = counts.detach().to(like.device, like.dtype)
+    return torch.where(counts > 0, counts, 1.0)
+
+
 def working(recipe: Scores) -> torch.dtype:
     """The type that the scores are computed in."""
     return torch.float64 if recipe.dtype == torch.float64 else torch.float32
