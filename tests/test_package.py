@@ -42,6 +42,7 @@ def test_every_objective_has_a_card() -> None:
         "Miner",
         "SigmoidLoss",
         "TargetProbability",
+        "Normalized",
         "Divergence",
         "MarginSoftmax",
     }

@@ -1,27 +1,79 @@
 """Softmax, sigmoid and robust classification objectives."""
 
+from torchlosses.losses.classification.adversarial import SmoothAdversarialCompSum
+from torchlosses.losses.classification.bias import BiasLoss
 from torchlosses.losses.classification.binary import BinaryCrossEntropy, SigmoidFocal, SigmoidLoss
+from torchlosses.losses.classification.confidence import ConfidencePenalty, CorrectnessAware, LogitNorm, RejectionSurrogate
 from torchlosses.losses.classification.decision import InfluenceBalanced, IntegratedGain, repulsive_logdet
 from torchlosses.losses.classification.distributional import ALDR
+from torchlosses.losses.classification.ensemble import EnsLoss
 from torchlosses.losses.classification.harmonic import Harmonic
 from torchlosses.losses.classification.link import (
     LegendreLink,
     LegendreTron,
 )
+from torchlosses.losses.classification.normalized import (
+    ActivePassive,
+    Normalized,
+    NormalizedCrossEntropy,
+    NormalizedFocal,
+    NormalizedGeneralizedCrossEntropy,
+    NormalizedMeanAbsoluteError,
+)
 from torchlosses.losses.classification.open_set import ReciprocalPoints
 from torchlosses.losses.classification.prior import LogitAdjusted, VectorScaling
+from torchlosses.losses.classification.robust import (
+    AsymmetricExponential,
+    AsymmetricGCE,
+    AsymmetricUnhinged,
+    JensenShannon,
+    PrunedGCE,
+    RobustLog,
+    SymmetricCrossEntropy,
+    TruncatedGCE,
+)
 from torchlosses.losses.classification.softmax import CrossEntropy, LogPartitionPenalty
 from torchlosses.losses.classification.sparsemax import Sparsemax
+from torchlosses.losses.classification.squared import RescaledSquare, Squentropy
 from torchlosses.losses.classification.target_probability import (
     CompSum,
+    DirectCoverage,
+    Encouraging,
     Focal,
     GeneralizedCrossEntropy,
     MeanAbsoluteError,
     PolyLoss,
     TargetProbability,
 )
+from torchlosses.losses.classification.tempered import BiTempered
 
 __all__ = [
+    "ActivePassive",
+    "AsymmetricExponential",
+    "AsymmetricGCE",
+    "AsymmetricUnhinged",
+    "BiTempered",
+    "BiasLoss",
+    "ConfidencePenalty",
+    "CorrectnessAware",
+    "DirectCoverage",
+    "Encouraging",
+    "EnsLoss",
+    "JensenShannon",
+    "LogitNorm",
+    "Normalized",
+    "NormalizedCrossEntropy",
+    "NormalizedFocal",
+    "NormalizedGeneralizedCrossEntropy",
+    "NormalizedMeanAbsoluteError",
+    "PrunedGCE",
+    "RejectionSurrogate",
+    "RescaledSquare",
+    "RobustLog",
+    "SmoothAdversarialCompSum",
+    "Squentropy",
+    "SymmetricCrossEntropy",
+    "TruncatedGCE",
     "ALDR",
     "BinaryCrossEntropy",
     "CompSum",

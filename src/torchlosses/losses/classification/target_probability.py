@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch.nn import functional
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned, Summary
-from torchlosses.hyperparameters import flag, real, reals
+from torchlosses.hyperparameters import flag, integer, real, reals
 from torchlosses.loss import RowLoss
+from torchlosses.scores import Scores
 from torchlosses.targets import Targets
 
 # Beyond this exponent exponential objectives go on linearly: sums of many rows at scores of +-1e4 stay in float32.
 LINEAR_ABOVE = 64.0
-_LOG_ZERO = -1e30  # log 0, finite so that a factor of 0 leaves 0
+LOG_ZERO = -1e30  # log 0, finite so that a factor of 0 leaves 0
 
 
 class TargetProbability(RowLoss):
@@ -34,7 +36,7 @@ class TargetProbability(RowLoss):
     """
 
     accepts = ("probability",)
-    summary = ("target", "rest")
+    summary: ClassVar[tuple[str, ...]] = ("target", "rest")
 
     def transform(self, log_p: Tensor, log_other: Tensor) -> Tensor:
         """The loss from log p and log(1 - p), both exact at either end, elementwise."""
@@ -43,20 +45,20 @@ class TargetProbability(RowLoss):
     def streams(self, targets: Targets) -> tuple[str, ...]:
         return self.summary if "index" in targets.views else ()
 
-    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
-        return self.transform(*_log_odds(row.target, row.rest))
+    def from_summary(self, row: Summary, targets: Block, *args: Any, **fields: Any) -> Returned:
+        return self.transform(*log_odds(row.target, row.rest))
 
-    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+    def rule(self, scores: Tensor, targets: Block, *args: Any, **fields: Any) -> Returned:
         if targets.has_index:
             return self.from_summary(Summary(scores, targets), targets)
         log_p, log_other = log_probabilities(scores, targets)
         return targets.sum(targets.probability * self.transform(log_p, log_other))
 
 
-def _log_odds(target: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+def log_odds(target: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     """log p_y and log(1 - p_y) without cancellation."""
     gap = target - rest
-    return functional.logsigmoid(gap), functional.logsigmoid(-gap).clamp(min=_LOG_ZERO)
+    return functional.logsigmoid(gap), functional.logsigmoid(-gap).clamp(min=LOG_ZERO)
 
 
 def log_probabilities(scores: Tensor, targets: Block) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,7 @@ def log_probabilities(scores: Tensor, targets: Block) -> tuple[Tensor, Tensor]:
     place = shown.argmax(-1, keepdim=True)
     first = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, place, True)
     top = scores.gather(1, place).squeeze(1)
-    top_p, top_other = _log_odds(top, targets.logsumexp(scores, ~first))
+    top_p, top_other = log_odds(top, targets.logsumexp(scores, ~first))
     log_p = torch.where(first, top_p[:, None], scores - (top - top_p)[:, None])
     # masked cells hold any number, and every p but the first is at most 1/2
     small = torch.where(targets.valid & ~first, log_p, -1.0)
@@ -256,9 +258,101 @@ class MeanAbsoluteError(TargetProbability):
         formula=r"1-p_y",
         purpose="Classification robust to symmetric label noise; slow with many classes.",
         tasks=("classification",),
-        aliases=("MAE", "MAELoss", "unhinged loss", "reverse cross-entropy"),
+        aliases=("MAE", "MAELoss", "unhinged loss"),
         equals=("CompSum(tau=2)", "GeneralizedCrossEntropy(q=1)", "reverse cross-entropy divided by -log(1e-4)"),
     )
 
     def transform(self, log_p: Tensor, log_other: Tensor) -> Tensor:
         return log_other.exp()
+
+
+class Encouraging(TargetProbability):
+    r"""Encouraging loss: cross-entropy plus a bonus ``log(1 - p_y)``, so that rows already right keep their gradient.
+
+    Arguments:
+        log_end: in (0, 1]; for p_y above it the bonus goes on along its tangent. At 1 the bonus stays the logarithm, of
+            ``max(1 - p_y, 1e-5)``.
+
+    Negative on rows that are well classified: that is meant. The derivative by s_y is -1 wherever p_y <= log_end.
+
+    >>> import torch, torchlosses as tl
+    >>> tl.Encouraging()(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+    tensor(-1.7826)
+    """
+
+    card: ClassVar[Card] = Card(
+        title="Well-classified Examples are Underestimated in Classification with Deep Neural Networks",
+        year=2022,
+        identifier="arXiv:2110.06537",
+        family="classification",
+        formula=r"-\log p_y + \begin{cases}\log(1-p_y) & p_y\le e\\ \log(1-e)-\frac{p_y-e}{1-e} & p_y>e\end{cases}",
+        purpose="Keep learning from rows that are already right: larger margins, better representations.",
+        tasks=("classification",),
+        aliases=("EncouragingLoss", "encouraging loss", "conservative bonus", "mirror bonus"),
+        note="Label smoothing goes with soft(q).",
+    )
+
+    log_end: float = real(0.75, "where the bonus becomes linear", above=0, high=1, search=(0.3, 0.95))
+
+    def transform(self, log_p: Tensor, log_other: Tensor) -> Tensor:
+        if self.log_end == 1:
+            return log_other.clamp(min=math.log(1e-5)) - log_p  # 1e-5: the released code
+        left = 1 - self.log_end
+        beyond = log_other < math.log(left)
+        tangent = math.log(left) - (left - log_other.exp()) / left
+        return torch.where(beyond, tangent, torch.where(beyond, 0.0, log_other)) - log_p
+
+
+def log1m_exp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x <= 0 without cancellation; at least ``LOG_ZERO``, with gradient 0 there."""
+    some = x < 0
+    x = torch.where(some, x, -1.0)
+    near = x > -math.log(2)
+    close, far = torch.where(near, x, -1.0), torch.where(near, -1.0, x)
+    return torch.where(some, torch.where(near, (-close.expm1()).log(), (-far.exp()).log1p()), LOG_ZERO)
+
+
+class DirectCoverage(TargetProbability):
+    r"""Direct coverage optimization: ``-log(1 - (1 - p)^attempts)``, the chance that one of several samples is right.
+
+    Arguments:
+        attempts: how many samples are drawn at test time (the N of pass@N), >= 1; 1 is cross-entropy.
+
+    ``loss(log_p)`` with one tensor (...) takes the log-probabilities of whole right answers (sums over their tokens);
+    ``loss(scores, targets)`` takes p_y of the softmax.
+
+    >>> import torch, torchlosses as tl
+    >>> tl.DirectCoverage(attempts=2)(torch.tensor([0.5]).log())
+    tensor(0.2877)
+    """
+
+    card: ClassVar[Card] = Card(
+        title="Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting Confidence Improves Mathematical Reasoning",
+        year=2025,
+        identifier="arXiv:2502.07154",
+        family="classification",
+        formula=r"-\log\left(1-(1-p)^N\right)",
+        purpose="Fine-tune a model whose answers are sampled N times: stop pushing where one of N is surely right.",
+        aliases=("DirectCoverageLoss", "DCO", "direct coverage optimization", "pass@N loss"),
+        equals=("CrossEntropy at attempts=1",),
+    )
+
+    attempts: int = integer(16, "samples drawn at test time", low=1)
+
+    def forward(self, scores: Scores | Tensor, targets: Targets | Tensor | None = None, **fields: Tensor) -> Tensor:
+        if targets is not None:
+            return super().forward(scores, targets, **fields)
+        if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
+            raise TypeError("scores: without targets expected a tensor of log-probabilities of whole answers")
+        log_p = scores.to(torch.promote_types(scores.dtype, torch.float32)).reshape(-1).clamp(max=0)
+        value = self.transform(log_p, log1m_exp(log_p))
+        found = self._reduction({"loss": (value, torch.ones_like(value))})
+        return found.reshape(scores.shape) if self.reduction == "none" else found
+
+    def transform(self, log_p: Tensor, log_other: Tensor) -> Tensor:
+        rare = log_p < -15  # there log(-log(1 - p)) = log p + p/2, and 1 - p rounds to 1
+        common = torch.where(rare, -1.0, log_other)
+        rate = math.log(self.attempts) + torch.where(rare, log_p + log_p.exp() / 2, (-common).log())
+        missed = rate.exp()  # -log of the chance that every sample is wrong
+        tiny = missed < 1e-4
+        return torch.where(tiny, missed / 2 - rate, -log1m_exp(-torch.where(tiny, 1.0, missed)))
