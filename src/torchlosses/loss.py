@@ -339,7 +339,7 @@ class RowLoss(Loss):
         for name, tensor in targets.rows.items():
             if tensor.shape[0] != rows:
                 raise ValueError(f"targets: expected {rows} rows as the scores, got {tensor.shape[0]} ({name})")
-            if tensor.dim() == 2 and tensor.shape[1] != columns:
+            if tensor.dim() == 2 and tensor.shape[1] != columns and name != "indices":
                 raise ValueError(
                     f"targets: expected shape ({rows}, {columns}) as the scores, got {tuple(tensor.shape)} ({name})"
                 )
@@ -365,6 +365,8 @@ class RowLoss(Loss):
             raise ValueError(f"weight: expected shape ({columns},), got {tuple(weight.shape)}")
         if targets.kind == "classes":
             self._check_index(targets.rows["index"], targets.options["ignore_index"], columns)
+        elif targets.kind == "multi_index":
+            self._check_index(targets.rows["indices"], -1, columns)
 
     @staticmethod
     def _check_index(index: Tensor, ignore: int, columns: int) -> None:
@@ -373,8 +375,8 @@ class RowLoss(Loss):
             if index.device.type != "cpu" and not torch.compiler.is_compiling():
                 torch._assert_async(~bad.any())
         elif bool(bad.any()):
-            row = int(bad.nonzero()[0, 0])
-            raise ValueError(f"targets: expected class indices in [0, {columns}), got {int(index[row])} at row {row}")
+            place = tuple(bad.nonzero()[0].tolist())
+            raise ValueError(f"targets: expected class indices in [0, {columns}), got {int(index[place])} at row {place[0]}")
 
 
 def _is_hot(targets: Tensor) -> bool:

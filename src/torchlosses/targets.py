@@ -20,6 +20,7 @@ VIEWS: dict[str, tuple[str, ...]] = {
     "classes": ("index", "positive", "grade", "probability"),
     "paired": ("index", "positive", "grade", "probability"),
     "multi_label": ("positive", "grade", "probability"),
+    "multi_index": ("positive", "grade", "probability"),
     "same_label": ("positive", "grade", "probability"),
     "graded": ("grade", "positive", "probability"),
     "preferred": ("index", "grade", "positive", "probability"),
@@ -156,6 +157,24 @@ def multi_label(hot: Tensor, mask: Tensor | None = None) -> Targets:
     """Any number of right columns per row: ``hot`` (..., L) boolean or 0/1; ``mask`` True = the cell exists."""
     rows = {"hot": _matrix("hot", hot) > 0}
     return Targets("multi_label", _with_mask(rows, mask, rows["hot"].shape))
+
+
+def multi_index(index: Tensor, padding: int = -1) -> Targets:
+    """Any number of right columns per row, by their indices: for very many columns, where a matrix of labels is too large.
+
+    Arguments:
+        index: integers (..., K) in [0, L), shorter rows filled up with ``padding``; a column named twice counts once.
+        padding: marks the places that name no column.
+
+    >>> import torch, torchlosses as tl
+    >>> tl.BinaryCrossEntropy()(torch.zeros(2, 100), tl.multi_index(torch.tensor([[3, 99], [7, -1]])))
+    tensor(0.6931)
+    """
+    index = _matrix("index", _tensor("index", index, integer=True)).long()
+    index = torch.where(index == padding, -1, index).sort(-1).values
+    again = torch.zeros_like(index, dtype=torch.bool)
+    again[:, 1:] = index[:, 1:] == index[:, :-1]
+    return Targets("multi_index", {"indices": index.masked_fill(again, -1)})
 
 
 def soft(probabilities: Tensor, mask: Tensor | None = None) -> Targets:

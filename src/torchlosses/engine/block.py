@@ -114,6 +114,11 @@ class Block:
             hot = self._rows["labels"][:, None] == self._shared["keys"][None, :]
         elif self.kind == "multi_label":
             hot = self._rows["hot"]
+        elif self.kind == "multi_index":
+            rows, columns = self.size
+            index = self._rows["indices"]
+            hot = torch.zeros((rows, columns + 1), dtype=torch.bool, device=self.device)  # padding has its own
+            hot = hot.scatter_(1, torch.where(index < 0, columns, index), True)[:, :columns].contiguous()
         elif self.kind == "graded":
             hot = self._rows["relevance"] > 0
         else:

@@ -82,6 +82,10 @@ def differentiate(
 def _right_cells(problem: Problem, block: Block, span: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Row and column of every right cell of a block; some of them may not exist."""
     found = problem.by_label
+    if problem.kind == "multi_index":
+        index = problem.rows["indices"][span[0] : span[1]]
+        row, place = (index >= 0).nonzero(as_tuple=True)
+        return row, index[row, place]
     if found is None:
         row, column = block.positive.nonzero(as_tuple=True)
         return row, column

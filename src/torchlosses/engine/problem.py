@@ -19,7 +19,7 @@ Rule = Callable[[Tensor, Block, dict[str, Tensor]], Outcome]
 SummaryRule = Callable[[Summary, Block, dict[str, Tensor]], Outcome]
 Tensors = dict[str, Tensor]
 WITH_INDEX = ("classes", "paired", "preferred")  # kinds with one right column per row
-POOLED = ("same_label", "multi_label")  # kinds with any number of right columns, all alike
+POOLED = ("same_label", "multi_label", "multi_index")  # kinds with any number of right columns, all alike
 
 
 @dataclass
