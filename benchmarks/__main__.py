@@ -28,14 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         print(f"measuring {work.title} ...", file=sys.stderr, flush=True)
         rows.append(run(work, ours, options.repeats))
+        print(rows[-1].brief(), file=sys.stderr, flush=True)
+        if options.json:  # what is measured is kept, whatever happens to the next work
+            _write(Path(options.json), rows)
     print("\n".join([table.text(rows, options.repeats), *absent] if rows else absent))
-    if options.json:
-        report = {
-            "machine": _machine(),
-            "works": [row.record() for row in rows],
-        }
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     return 0 if rows else 2
+
+
+def _write(path: Path, rows: list[table.Row]) -> None:
+    report = {"machine": _machine(), "works": [row.record() for row in rows]}
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def run(work: Work, ours: Call, repeats: int) -> table.Row:

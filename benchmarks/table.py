@@ -69,6 +69,12 @@ class Row:
             found.append((title, ours, peer, seconds, ratio, floor, share, memory, _bytes(self.memory.get(peer))))
         return found
 
+    def brief(self) -> str:
+        """The row in a few words, for whoever watches."""
+        share = f"{self.timing.ratio('ours', 'floor').median:.2f}x its floor" if self.claims else self._unfit
+        ratios = [f"{p} {self.timing.ratio(p, 'ours').median:.2f}x slower" for p in self.peers if self.claims]
+        return f"{self.work.title}: {_spread(self.timing.spread('ours'))}, {', '.join([share, *ratios])}"
+
     @property
     def _unfit(self) -> str:
         return "noisy" if self.timing.noisy else "too few"
