@@ -190,11 +190,11 @@ class RowLoss(Loss):
     def _value(self, problem: Problem, leading: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
         reduction = self._reduction
         if reduction.pools_linearly:
-            found = evaluate.pooled(problem, mean=self.reduction != "sum")
+            found = evaluate.pooled(problem, reduction)
             if found is not None:
                 return found
         outcome = evaluate.rows(problem)
-        value = reduction(_complete(outcome))
+        value = reduction(outcome.settled())
         return (value.reshape(leading) if self.reduction == "none" else value), outcome.updates
 
     def terms(self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ class RowLoss(Loss):
         with torch.no_grad(), _state_kept(self):
             problem, _, _ = self._problem(scores, targets, fields)
             with torch.autocast(problem.plan.device.type, enabled=False):
-                outcome = _complete(evaluate.rows(problem))
+                outcome = evaluate.rows(problem).settled()
             return {name: self._reduction({name: term}) for name, term in outcome.items()}
 
     def _commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
@@ -397,14 +397,6 @@ def _state_kept(loss: nn.Module) -> Iterator[None]:
             buffer.copy_(was)
         for module, state in extra:
             module.set_extra_state(state)
-
-
-def _complete(outcome: Outcome) -> dict[str, tuple[Tensor, Tensor]]:
-    terms: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, (value, count) in outcome.terms.items():
-        assert count is not None
-        terms[name] = value, count
-    return terms
 
 
 class Wrapper(RowLoss):

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchlosses.engine.evaluate import safe_inverse
-
 Terms = dict[str, tuple[Tensor, Tensor]]
 OVER = ("rows", "valid", "active", "terms", "pairs")
+
+
+def safe_inverse(count: Tensor) -> Tensor:
+    """1 / count, and 0 for a count of 0."""
+    some = count != 0
+    return torch.where(some, 1 / torch.where(some, count, 1.0), 0.0)
 
 
 @dataclass(frozen=True)
 class Reduction:
     """From named terms, each (values (B,), counts (B,)), to one number. Terms are pooled by their own counts and added."""
 
-    pools_linearly = False
+    pools_linearly = False  # a row's value enters with a factor that is known before the rows, or 1 / count
+    divides = False  # that factor is 1 / count
 
     def __call__(self, terms: Terms) -> Tensor:
         return torch.stack([self.term(value, count) for value, count in terms.values()]).sum()
@@ -31,6 +36,7 @@ class Mean(Reduction):
     """Sum of values over sum of counts; 0 with a graph where nothing counts."""
 
     pools_linearly = True
+    divides = True
 
     def term(self, value: Tensor, count: Tensor) -> Tensor:
         return value.sum() * safe_inverse(count.sum())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchlosses.engine.blocked import Walk, gather
 from torchlosses.engine.outcome import Outcome, Term
 from torchlosses.engine.problem import Problem, Tensors
+from torchlosses.reductions import Reduction, Unreduced, safe_inverse
 
 
 def is_small(problem: Problem) -> bool:
@@ -31,8 +32,8 @@ def rows(problem: Problem) -> Outcome:
     return Outcome(terms, record.updates)
 
 
-def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | None:
-    """Mean (value over count) or sum of all rows, gradients taken in the forward pass.
+def pooled(problem: Problem, reduction: Reduction) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """A reduction that pools linearly (mean, sum), gradients taken in the forward pass.
 
     None where that does not apply: small matrices, no gradients wanted, row weights that want gradients, several terms
     whose counts are not known beforehand.
@@ -45,10 +46,9 @@ def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | N
         return None
     if not any(t.requires_grad for t in inputs.values()):
         return None
-    if mean and not problem.count_known and Walk(problem, inputs).terms() > 1:
+    if reduction.divides and not problem.count_known and Walk(problem, inputs).terms() > 1:
         return None  # each term has a denominator of its own, known only at the end
-    record = _Record(problem, list(inputs))
-    record.mean = mean
+    record = _Record(problem, list(inputs), reduction)
     value = _Pooled.apply(record, *inputs.values())  # type: ignore[no-untyped-call]
     return value, record.updates
 
@@ -56,11 +56,11 @@ def pooled(problem: Problem, mean: bool) -> tuple[Tensor, dict[str, Tensor]] | N
 class _Record:
     """What one evaluation leaves beside its tensors."""
 
-    def __init__(self, problem: Problem, keys: list[str]) -> None:
+    def __init__(self, problem: Problem, keys: list[str], reduction: Reduction | None = None) -> None:
         self.problem, self.keys = problem, keys
+        self.reduce = reduction or Unreduced()
         self.names: list[str] = []
         self.updates: dict[str, Tensor] = {}
-        self.mean = False
 
     def needed(self, flags: tuple[bool, ...]) -> set[str]:
         return {key for key, flag in zip(self.keys, flags, strict=True) if flag and not key.startswith("t")}
@@ -90,10 +90,7 @@ class _Rows(torch.autograd.Function):
         record.names, record.updates = list(outcome.terms), outcome.updates
         ctx.record = record
         ctx.save_for_backward(*tensors)
-        flat: list[Tensor] = []
-        for value, count in outcome.terms.values():
-            assert count is not None
-            flat += [value, count]
+        flat = [t for term in outcome.settled().values() for t in term]
         weight = record.problem.fields.get("weight")
         ctx.weighted = weight is not None and weight.requires_grad
         if not ctx.weighted:
@@ -109,7 +106,7 @@ class _Rows(torch.autograd.Function):
             with torch.enable_grad():
                 aliases = _aliases(record, saved)
                 outcome = _twice(record, aliases)
-                outputs = [t for value, count in outcome.terms.values() for t in (value, count) if t is not None]
+                outputs = [t for term in outcome.settled().values() for t in term]
                 pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
                 return _spread(record, flags, aliases, [o for o, _ in pairs], [g for _, g in pairs])
         weights = {name: grads[2 * i] for i, name in enumerate(record.names)}
@@ -129,9 +126,7 @@ def _unweighted(record: _Record, saved: tuple[Tensor, ...], name: str) -> Tensor
     """Counts of rows as if every row weighed 1."""
     tensors = record.tensors(saved)
     tensors["fields.weight"] = torch.ones_like(tensors["fields.weight"])
-    count = gather(Walk(record.problem, tensors).values()).terms[name][1]
-    assert count is not None
-    return count
+    return gather(Walk(record.problem, tensors).values()).settled()[name][1]
 
 
 class _Pooled(torch.autograd.Function):
@@ -142,14 +137,13 @@ class _Pooled(torch.autograd.Function):
         problem = record.problem
         walk = Walk(problem, record.tensors(tensors))
         needed = record.needed(ctx.needs_input_grad[1:])
-        weights = {"*": safe_inverse(problem.known_count())} if record.mean and problem.count_known else None
+        weights = {"*": safe_inverse(problem.known_count())} if record.reduce.divides and problem.count_known else None
         outcomes, sums = walk.gradients(weights, needed)
         outcome = gather(outcomes)
         record.names, record.updates = list(outcome.terms), outcome.updates
-        total = pool(outcome, record.mean)
-        if record.mean and weights is None:
-            (_, count), *_ = outcome.terms.values()
-            assert count is not None
+        total = record.reduce(outcome.settled())
+        if record.reduce.divides and weights is None:
+            (_, count), *_ = outcome.settled().values()
             for gradient in sums.sums.values():
                 gradient *= safe_inverse(count.sum())
         ctx.record, ctx.sums = record, sums.sums
@@ -165,7 +159,7 @@ class _Pooled(torch.autograd.Function):
         if torch.is_grad_enabled():
             with torch.enable_grad():
                 aliases = _aliases(record, saved)
-                total = pool(_twice(record, aliases), record.mean)
+                total = record.reduce(_twice(record, aliases).settled())
                 return _spread(record, flags, aliases, [total], [grad])
         if ctx.sums is None:
             raise RuntimeError(
@@ -218,18 +212,3 @@ def _spread(
             if part is not None and whole is not None:
                 gradients[key] = whole - part
     return (None, *(gradients.get(key) for key in record.keys))
-
-
-def pool(outcome: Outcome, mean: bool) -> Tensor:
-    """Every term's sum, or sum over count, added."""
-    parts = []
-    for value, count in outcome.terms.values():
-        assert count is not None
-        parts.append(value.sum() * safe_inverse(count.sum()) if mean else value.sum())
-    return torch.stack(parts).sum()
-
-
-def safe_inverse(count: Tensor) -> Tensor:
-    """1 / count, and 0 for a count of 0."""
-    some = count != 0
-    return torch.where(some, 1 / torch.where(some, count, 1.0), 0.0)

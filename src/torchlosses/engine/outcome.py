@@ -28,6 +28,14 @@ class Outcome:
     terms: dict[str, Term]
     updates: dict[str, Tensor] = field(default_factory=dict)
 
+    def settled(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The terms once every one of them has its count."""
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (value, count) in self.terms.items():
+            assert count is not None
+            found[name] = value, count
+        return found
+
     def detached(self) -> Outcome:
         """The same numbers without their graph."""
         terms = {n: (v.detach(), None if c is None else c.detach()) for n, (v, c) in self.terms.items()}
