@@ -22,8 +22,8 @@ def test_case_and_punctuation_do_not_matter(name: str) -> None:
 
 
 def test_an_alias_resolves_and_says_so() -> None:
-    found = catalog.find("Z-LOSS")
-    assert (found.entry.name, found.alias) == ("LogPartitionPenalty", "z-loss")
+    found = catalog.find("palm Z-LOSS")
+    assert (found.entry.name, found.alias) == ("LogPartitionPenalty", "PaLM z-loss")
 
 
 def test_a_misspelling_gets_a_suggestion() -> None:

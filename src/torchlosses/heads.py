@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from torchlosses.losses.classification.sparsemax import project_simplex
+from torchlosses.losses.classification.maps import sparsemax
 from torchlosses.lowering import working_dtype
 from torchlosses.moments import ClassMoments
 from torchlosses.scores import Scores, distance, linear
@@ -205,4 +205,4 @@ class _OneHot(torch.autograd.Function):
         (hot,) = ctx.saved_tensors
         if ctx.eta is None:
             return gradient, None, None
-        return hot - project_simplex(hot - ctx.eta * gradient), None, None
+        return hot - sparsemax(hot - ctx.eta * gradient), None, None

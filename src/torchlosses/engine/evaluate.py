@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchlosses.engine import spherical
 from torchlosses.engine.blocked import Walk, gather
 from torchlosses.engine.outcome import Outcome, Term
 from torchlosses.engine.problem import Problem, Tensors
@@ -23,6 +24,8 @@ def rows(problem: Problem) -> Outcome:
     """Settled values and counts of every row; differentiable."""
     if is_small(problem):
         return problem.dense()
+    if spherical.serves(problem):
+        return spherical.rows(problem)
     inputs = problem.inputs()
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs.values())):
         return gather(Walk(problem, inputs).values())
@@ -35,10 +38,10 @@ def rows(problem: Problem) -> Outcome:
 def pooled(problem: Problem, reduction: Reduction) -> tuple[Tensor, dict[str, Tensor]] | None:
     """A reduction that pools linearly (mean, sum), gradients taken in the forward pass.
 
-    None where that does not apply: small matrices, no gradients wanted, row weights that want gradients, several terms
-    whose counts are not known beforehand.
+    None where that does not apply: small matrices, no matrix at all, no gradients wanted, row weights that want gradients,
+    several terms whose counts are not known beforehand.
     """
-    if is_small(problem):
+    if is_small(problem) or spherical.serves(problem):
         return None
     inputs = problem.inputs()
     weight = problem.fields.get("weight")

@@ -58,14 +58,15 @@ def _term(returned: Tensor | tuple[Tensor, Tensor]) -> Term:
     return returned, None
 
 
-SUMMARY = ("lse", "target", "rest", "total", "squares", "top")
+SUMMARY = ("lse", "target", "rest", "total", "squares", "spread", "top")
 
 
 class Summary:
     """Numbers of a row (each (b,)): what summary rules may depend on.
 
     lse: log-sum-exp of all existing scores. target: sum of probability times score (the right column's score).
-    rest: log-sum-exp of the wrong columns. total, squares: sum of scores and of their squares. top: the largest.
+    rest: log-sum-exp of the wrong columns. total, squares: sum of scores and of their squares. spread: the sum of
+    squared deviations from the mean score. top: the largest.
     near, far: log-sum-exp over the right columns of the first of the loss's slopes times the score, over the wrong ones of
     the second; streamed only. mass: total target weight, columns: number of existing columns; both constants.
     """
@@ -97,6 +98,11 @@ class Summary:
     @lazy
     def squares(self) -> Tensor:
         return self._targets.sum(self._scores * self._scores)
+
+    @lazy
+    def spread(self) -> Tensor:
+        centred = self._scores - self._targets.mean(self._scores)[:, None]
+        return self._targets.sum(centred * centred)
 
     @lazy
     def top(self) -> Tensor:

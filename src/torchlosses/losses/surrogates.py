@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn import functional
 
 SURROGATES = (
     "logistic",
@@ -23,7 +23,7 @@ def surrogate(name: str, difference: Tensor, margin: float | Tensor = 1.0) -> Te
     ``margin`` is the m of the hinges and of the square; the others do not use it.
     """
     if name == "logistic":
-        return softplus(-difference)
+        return functional.softplus(-difference)
     if name == "hinge":
         return (margin - difference).relu()
     if name == "squared_hinge":
@@ -48,3 +48,8 @@ def continued_exp(x: Tensor) -> Tensor:
     excess = torch.where(high, x - 80, 0.0)
     excess = excess - (excess.detach() - limit).relu()
     return value + steepest * excess
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), to full precision (torch's default gives up beyond 20); 0 with gradient 0 at -inf."""
+    return functional.softplus(x, threshold=80.0)
