@@ -195,8 +195,11 @@ class Scores:
 
         return Scores([pick(piece) for piece in self.pieces])
 
-    def columns(self, index: Tensor) -> Scores:
-        """The columns named by an index (M,) or a boolean mask (L,). For scores of one piece."""
+    def columns(self, index: Tensor, sparse: bool = False) -> Scores:
+        """The columns named by an index (M,) or a boolean mask (L,). For scores of one piece.
+
+        With ``sparse`` the gradient of the keys is a sparse tensor of the named rows (of a leaf such as a parameter).
+        """
         if len(self.pieces) != 1:
             raise TypeError(f"columns: expected scores of one piece, got a concatenation of {len(self.pieces)}")
         piece = self.pieces[0]
@@ -214,7 +217,10 @@ class Scores:
         if piece.right is None:
             picked = replace(piece, left=piece.left[:, index], steps=steps, own_columns=own)
         else:
-            right = piece.right[:, index] if piece.private else piece.right[index]
+            if sparse and not piece.private:
+                right = torch.nn.functional.embedding(index, piece.right, sparse=True)
+            else:
+                right = piece.right[:, index] if piece.private else piece.right[index]
             picked = replace(piece, right=right, steps=steps, own_columns=own)
         return Scores([picked], self.leading)
 
