@@ -644,3 +644,8 @@ def test_pools_of_right_columns_are_found_whatever_the_labels(kind, labels, loss
     for found, wanted in zip(run(0), run(1 << 20), strict=True):
         if wanted is not None:
             torch.testing.assert_close(found, wanted)
+
+
+def test_a_process_group_is_refused_with_a_word():
+    with pytest.raises(ValueError, match="group: expected None"):
+        tl.CrossEntropy()(torch.zeros(2, 3), torch.tensor([0, 1]), group=object())

@@ -179,8 +179,16 @@ class RowLoss(Loss):
 
     # --- the call ----------------------------------------------------------------------------------------------
 
-    def forward(self, scores: Scores | Tensor, targets: Targets | Tensor, **fields: Tensor) -> Tensor:
-        """The value on scores and targets, reduced; (rows) with reduction='none'. ``fields`` as ``targets.given``."""
+    def forward(
+        self, scores: Scores | Tensor, targets: Targets | Tensor, *, group: object = None, **fields: Tensor
+    ) -> Tensor:
+        """The value on scores and targets, reduced; (rows) with reduction='none'. ``fields`` as ``targets.given``.
+
+        ``group=None``: every process evaluates its own rows, and what averages gradients averages these. Gathering
+        columns over a process group is not part of this version; anything but None is refused.
+        """
+        if group is not None:
+            raise ValueError(f"group: expected None (the rows of this process), got {type(group).__name__}")
         problem, leading, used = self._problem(scores, targets, fields)
         with torch.autocast(problem.plan.device.type, enabled=False):  # after the products, float32
             value, updates = self._value(problem, leading)

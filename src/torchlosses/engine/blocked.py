@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ class Gradients:
             t = tensors[key]
             wide = torch.float32 if t.dtype in HALVES else t.dtype
             self.sums[key] = torch.zeros(t.shape, dtype=wide, device=t.device)
+
+    @staticmethod
+    def leaves(tensors: Tensors, keys: list[str]) -> list[Tensor]:
+        """Some inputs of a block as leaves of their own, put back in their places; parameters stay themselves."""
+        for key in keys:
+            if not key.startswith("param."):
+                tensors[key] = tensors[key].detach().requires_grad_()
+        return [tensors[key] for key in keys]
+
+    def add_found(self, keys: list[str], found: Iterable[Tensor | None], span: tuple[int, int]) -> None:
+        """Adds what autograd found for those leaves."""
+        for key, gradient in zip(keys, found, strict=True):
+            if gradient is not None:
+                self.add(key, gradient, span)
 
     def add(self, key: str, gradient: Tensor, span: tuple[int, int]) -> None:
         """Adds the gradient of an input's block."""
@@ -143,13 +158,11 @@ class Walk:
         needs_raw = [bool({f"s{i}.left", f"s{i}.right"} & sums.needed) for i in range(len(raws))]
         with torch.enable_grad():
             leaves = [raw.detach().requires_grad_(need) for raw, need in zip(raws, needs_raw, strict=True)]
-            for key in others:
-                if not key.startswith("param."):
-                    tensors[key] = tensors[key].detach().requires_grad_()
+            other_leaves = sums.leaves(tensors, others)
             scores, exists = problem.finish("s", problem.plan, tensors, leaves)
             outcome = problem.outcome(scores, exists, tensors, span[0], teacher, known)
             total = weigh(outcome, coefficient)
-        wanted = [leaf for leaf, need in zip(leaves, needs_raw, strict=True) if need] + [tensors[key] for key in others]
+        wanted = [leaf for leaf, need in zip(leaves, needs_raw, strict=True) if need] + other_leaves
         if total.requires_grad and wanted:
             found = list(torch.autograd.grad(total, wanted, allow_unused=True))
             with torch.no_grad():
@@ -157,9 +170,7 @@ class Walk:
                     gradient = found.pop(0) if need else None
                     if gradient is not None:
                         sums.push(i, problem.plan.pieces[i], gradient, span)
-                for key, gradient in zip(others, found, strict=True):
-                    if gradient is not None:
-                        sums.add(key, gradient, span)
+                sums.add_found(others, found, span)
         return outcome.detached()
 
 

@@ -60,9 +60,7 @@ def differentiate(
     others = sorted(k for k in sums.needed if not k.startswith("s0."))
     with torch.enable_grad():
         leaves = {name: value.requires_grad_() for name, value in given.items() if name in problem.summary}
-        for key in others:
-            if not key.startswith("param."):
-                tensors[key] = tensors[key].detach().requires_grad_()
+        other_leaves = sums.leaves(tensors, others)
         block, fields = problem.block(tensors, mass.shape[0], span[0], exists)
         if filled is not None:
             block.filled = filled
@@ -71,10 +69,8 @@ def differentiate(
         total = weigh(outcome, coefficient)
     if not total.requires_grad:
         return outcome, {}
-    found = torch.autograd.grad(total, [*leaves.values(), *(tensors[k] for k in others)], allow_unused=True)
-    for key, gradient in zip(others, found[len(leaves) :], strict=True):
-        if gradient is not None:
-            sums.add(key, gradient, span)
+    found = torch.autograd.grad(total, [*leaves.values(), *other_leaves], allow_unused=True)
+    sums.add_found(others, found[len(leaves) :], span)
     zero = torch.zeros_like(mass)
     return outcome, {name: zero if g is None else g for name, g in zip(leaves, found, strict=False)}
 

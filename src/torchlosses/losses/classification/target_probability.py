@@ -339,9 +339,16 @@ class DirectCoverage(TargetProbability):
 
     attempts: int = integer(16, "samples drawn at test time", low=1)
 
-    def forward(self, scores: Scores | Tensor, targets: Targets | Tensor | None = None, **fields: Tensor) -> Tensor:
+    def forward(
+        self,
+        scores: Scores | Tensor,
+        targets: Targets | Tensor | None = None,
+        *,
+        group: object = None,
+        **fields: Tensor,
+    ) -> Tensor:
         if targets is not None:
-            return super().forward(scores, targets, **fields)
+            return super().forward(scores, targets, group=group, **fields)
         if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
             raise TypeError("scores: without targets expected a tensor of log-probabilities of whole answers")
         log_p = scores.to(torch.promote_types(scores.dtype, torch.float32)).reshape(-1).clamp(max=0)
