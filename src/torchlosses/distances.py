@@ -48,7 +48,9 @@ def _minkowski(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
     each = (x - y).abs() + metric.eps
     # relative to the largest, which cancels: large powers overflow otherwise
     top = each.detach().amax(-1).clamp(min=1.0 if metric.eps else torch.finfo(each.dtype).tiny)
-    total = ((each / top[..., None]) ** metric.p).sum(-1) + metric.eps * top**-metric.p
+    total = ((each / top[..., None]) ** metric.p).sum(-1)
+    if metric.eps:
+        total = total + metric.eps * top**-metric.p
     some = total.detach() > 0
     return torch.where(some, torch.where(some, total, 1.0) ** (1 / metric.p), 0.0) * top + metric.eps
 

@@ -79,7 +79,7 @@ def legendre(case: Case) -> Computed:
     for key in case.arrays:
         if not key.startswith("out.param."):
             continue
-        block, _, group, index = (key.removeprefix("out.param.").split(".") + ["", ""])[1:5]
+        block, _, group, index = [*key.removeprefix("out.param.").split("."), "", ""][1:5]
         here = f"link.maps.{block}."
         kind = key.rsplit(".", 1)[-1]
         if kind in ("w0", "w1"):

@@ -67,7 +67,7 @@ class _GradientMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_()
+            x = x if graph and x.requires_grad else x.detach().requires_grad_()
             value = self.network(x, initialize=self.training and graph)
             (slope,) = torch.autograd.grad(value.sum(), x, create_graph=graph)
         found: Tensor = functional.softplus(self.w1) * slope + functional.softplus(self.w0) * x
