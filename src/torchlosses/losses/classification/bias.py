@@ -63,13 +63,14 @@ class BiasLoss(RowLoss):
             raise TypeError(
                 "features: BiasLoss needs the rows' features (B, ...); attach them with targets.given(features=x)"
             )
-        flat = fields["features"].detach().flatten(1).to(batch.dtype) if batch.rows else batch.scores()
-        if fields["features"].dim() < 2 or flat.shape[1] < 2:
-            raise ValueError(f"features: expected (B, ...) of two entries or more, got {tuple(fields['features'].shape)}")
-        variance = flat.var(1)
+        features = fields["features"].detach()
+        if features.dim() < 2 or (features[:1].numel() < 2 and batch.rows):
+            raise ValueError(f"features: expected (B, ...) of two entries or more, got {tuple(features.shape)}")
+        variance = features.flatten(1).to(batch.dtype).var(1)
+        nothing = variance.new_full((1,), torch.inf)  # stands for a batch without counted rows
         counted = batch.targets.counted
-        known = variance[counted] if bool(counted.any()) else variance.new_zeros(1)
-        least, span = known.amin(), known.amax() - known.amin()
+        least = torch.cat([torch.where(counted, variance, torch.inf), nothing]).amin()
+        span = torch.cat([torch.where(counted, variance, -torch.inf), -nothing]).amax() - least
         low = least if self.normalization == "batch" else torch.minimum(least, self.least_variance.to(least))
         u = torch.where(span > 0, (variance - low) / torch.where(span > 0, span, 1.0), 0.0)
         return {"bias": (self.alpha * u).exp() - self.beta, "least": least}

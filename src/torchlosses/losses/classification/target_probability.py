@@ -357,6 +357,8 @@ class DirectCoverage(TargetProbability):
         return found.reshape(scores.shape) if self.reduction == "none" else found
 
     def transform(self, log_p: Tensor, log_other: Tensor) -> Tensor:
+        if self.attempts == 1:
+            return -log_p
         rare = log_p < -15  # there log(-log(1 - p)) = log p + p/2, and 1 - p rounds to 1
         common = torch.where(rare, -1.0, log_other)
         rate = math.log(self.attempts) + torch.where(rare, log_p + log_p.exp() / 2, (-common).log())
