@@ -160,6 +160,7 @@ from torchlosses.reductions import (
     ResidualNormalized,
     Sum,
 )
+from torchlosses.sampling import ClassSampling
 from torchlosses.scores import (
     Scores,
     concat,
@@ -355,6 +356,7 @@ __all__ = [
     "GuidedFilter",
     "HardNegatives",
     "Miner",
+    "ClassSampling",
     "CVaR",
     "Mean",
     "Reduction",

@@ -57,12 +57,11 @@ def combined(case: Case) -> Computed:
 
 @recipe("imbalance_margin/partial_fc")
 def class_sampling(case: Case) -> Computed:
-    place = torch.searchsorted(case["index"], case["labels"])
-    scores = tl.cosine(case["embeddings"], case["weight"]).columns(case["index"])
-    hp = {"margin": case.hp["margin"], "scale": case.hp["scale"]}
+    scores = tl.cosine(case["embeddings"], case["weight"])
+    inner = tl.CosFace(margin=case.hp["margin"], scale=case.hp["scale"])
     return {
-        "loss": tl.CosFace(**hp)(scores, place),
-        "rows": tl.CosFace(**hp, reduction="none")(scores, place),
+        "loss": tl.ClassSampling(inner)(scores, case["labels"], sampled=case["index"]),
+        "rows": tl.ClassSampling(inner, reduction="none")(scores, case["labels"], sampled=case["index"]),
     }
 
 
