@@ -5,6 +5,7 @@ from torchlosses.engine import Block, Outcome, Summary, memory_budget
 from torchlosses.heads import Centers, FrechetMean, GaussianNaiveBayes
 from torchlosses.hyperparameters import choice, data, flag, integer, real, reals
 from torchlosses.loss import Loss, RowLoss, SetLoss, Wrapper, row_loss
+from torchlosses.losses.auc import AUCMargin, AveragePrecision, MacroAUC, PairwiseAUC, PartialAUC
 from torchlosses.losses.classification import (
     ALDR,
     LDR,
@@ -326,6 +327,11 @@ __all__ = [
     "Contrastive",
     "MultiSimilarity",
     "TripletMargin",
+    "AUCMargin",
+    "AveragePrecision",
+    "MacroAUC",
+    "PairwiseAUC",
+    "PartialAUC",
     "AnyLoss",
     "Dice",
     "GeneralizedDice",
