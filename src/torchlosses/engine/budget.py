@@ -21,11 +21,13 @@ class Budget:
     least_rows: int = 256  # thin products are slow, so a block holds this many rows ...
     most: int = 96 * MIB  # ... up to this many bytes
 
-    def rows(self, total: int, columns: int, itemsize: int, copies: float) -> int:
-        """Rows of a block whose rule holds ``copies`` matrices like the block."""
+    share: float = 1 / 8  # ... or this share of the operands' own bytes: beside a million classes a block may be larger
+
+    def rows(self, total: int, columns: int, itemsize: int, copies: float, operands: int = 0) -> int:
+        """Rows of a block whose rule holds ``copies`` matrices like the block, made from so many bytes of operands."""
         per_row = max(1, columns * itemsize)
         fit = self.block / (per_row * max(1.0, copies / 4))
-        thick = min(self.least_rows, self.most // per_row)
+        thick = min(self.least_rows, int(max(self.most, self.share * operands)) // per_row)
         return max(1, min(total, int(max(fit, thick if copies < 16 else 1))))
 
 

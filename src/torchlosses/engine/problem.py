@@ -119,7 +119,8 @@ class Problem:
     def spans(self) -> Iterator[tuple[int, int]]:
         size = torch.finfo(self.plan.dtype).bits // 8
         copies = 1.0 if self.streams else self.copies
-        step = self.budget.rows(self.plan.rows, self.plan.columns, size, copies)
+        operands = sum(p.right.numel() for p in self.plan.pieces if p.right is not None) * size
+        step = self.budget.rows(self.plan.rows, self.plan.columns, size, copies, operands)
         for start in range(0, self.plan.rows, step):
             yield start, min(start + step, self.plan.rows)
 
