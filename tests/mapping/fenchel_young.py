@@ -115,7 +115,7 @@ def brier(case: Case) -> Computed:
 @recipe("classification/brier_sklearn")
 def brier_sklearn(case: Case) -> Computed:
     value = tl.Brier()(case["scores"], case["targets"])
-    return {"loss": value, "sklearn": value}
+    return {"loss": value, "sklearn": value} if "out.sklearn" in case.arrays else value
 
 
 @recipe("classification/spherical_score", "classification/spherical_score_soft")
