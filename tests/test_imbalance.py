@@ -75,7 +75,7 @@ LOSSES: dict[str, tuple[Callable[..., tl.RowLoss], Callable[[], tl.Targets]]] = 
     ),
     "sigmoid ldam": (lambda **k: tl.SigmoidLDAM(class_counts=COUNTS, **k), many),
     "sigmoid vector scaling": (lambda **k: tl.SigmoidVectorScaling(positive_factor=0.7, negative_shift=-0.2, **k), many),
-    "equalization": (lambda **k: tl.Equalization(frequency=COUNTS / 1000, threshold=0.03, **k), many),
+    "equalization": (lambda **k: tl.Equalization(class_counts=COUNTS, examples=1000, threshold=0.03, **k), many),
     "equalization v2": (lambda **k: tl.EqualizationV2(classes=C, **k), many),
     "seesaw": (lambda **k: tl.Seesaw(classes=C, **k), single),
     "mat": (lambda **k: tl.MemorizationAware(temperature=1.0, **k), held_out),
@@ -189,7 +189,7 @@ PLAIN: dict[str, tuple[tl.RowLoss, tl.RowLoss]] = {
     "sigmoid ldam": (tl.SigmoidLDAM(class_counts=COUNTS, margin=0.0), tl.BinaryCrossEntropy()),
     "sigmoid vs": (tl.SigmoidVectorScaling(scale=1.0), tl.BinaryCrossEntropy()),
     "equalization": (
-        tl.Equalization(frequency=COUNTS / 1000, threshold=0.0),
+        tl.Equalization(class_counts=COUNTS, examples=1000, threshold=0.0),
         tl.BinaryCrossEntropy(columns="sum"),
     ),
     "distribution-balanced": (
@@ -412,7 +412,8 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: tl.DistributionBalanced(class_counts=COUNTS), TypeError, "examples: required"),
     (lambda: tl.DistributionBalanced(class_counts=COUNTS, examples=9, balance=(1, 2, 3)), ValueError, "balance: expected"),
     (lambda: tl.SigmoidLDAM(class_counts=COUNTS)(SQUARE, SQUARE), ValueError, r"class_counts: expected shape \(3,\)"),
-    (lambda: tl.Equalization(frequency=[0.1]), TypeError, "frequency: expected a tensor"),
+    (lambda: tl.Equalization(class_counts=[0.1], examples=9), TypeError, "class_counts: expected a tensor"),
+    (lambda: tl.label_weights(COUNTS, 9, mode="rank"), ValueError, "mode: expected 'frequency' or 'ranked'"),
     (lambda: tl.EqualizationV2(classes=0), TypeError, "classes: expected an integer > 0"),
     (lambda: tl.Seesaw(classes=4)(SQUARE, torch.arange(3)), ValueError, "classes: expected 4 columns of scores, got 3"),
     (lambda: tl.MemorizationAware()(SQUARE, torch.arange(3)), TypeError, "heldout_scores: .* needs shape"),

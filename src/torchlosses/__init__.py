@@ -101,6 +101,7 @@ from torchlosses.losses.imbalance import (
     SubclassBalancedContrastive,
     TripletOHNM,
     effective_number,
+    label_weights,
     soft_top_k,
 )
 from torchlosses.losses.margin import (
@@ -278,6 +279,7 @@ __all__ = [
     "GeneralizedJSD",
     "MarginMSE",
     "ReverseKL",
+    "label_weights",
     "AsymmetricMultiLabel",
     "AsymmetricSingleLabel",
     "ClassBalanced",

@@ -107,23 +107,16 @@ def bce_entries(case: Case) -> Computed:
 @recipe("imbalance_margin/weighted_bce_frequency", "imbalance_margin/weighted_bce_ranked")
 def weighted_bce(case: Case) -> Computed:
     y = case["targets"]
-    share = 100 * y.sum(0) / len(y)
-    if case.hp["mode"] == "frequency":
-        weight = torch.round(1 / share, decimals=2)
-        weight = weight / weight.sum()
-    else:
-        weight = torch.empty_like(share)
-        weight[share.argsort(descending=True, stable=True)] = share.sort().values
+    weight = tl.label_weights(y.sum(0), len(y), mode=case.hp["mode"])
     return {"loss": tl.BinaryCrossEntropy(class_weight=weight)(case["scores"], y), "class_weight": weight}
 
 
 @recipe("imbalance_margin/vector_scaling_binary")
 def vector_scaling_binary(case: Case) -> Computed:
-    s, y, hp = case["scores"], case["targets"] > 0, case.hp
-    one = torch.ones_like(s)
-    scale = torch.where(y, one * hp["Delta_pos"], one * hp["Delta_neg"])
-    shift = torch.where(y, one * hp["iota_pos"], one * hp["iota_neg"])
-    return tl.BinaryCrossEntropy()(hp["scale"] * (s * scale - shift), case["targets"])
+    names = ("Delta_pos", "Delta_neg", "iota_pos", "iota_neg")
+    ours = ("positive_factor", "negative_factor", "positive_shift", "negative_shift")
+    hp = {our: case.hp[name] for our, name in zip(ours, names, strict=True)}
+    return tl.SigmoidVectorScaling(scale=case.hp["scale"], **hp)(case["scores"], case["targets"])
 
 
 @recipe("classification/aldr_kl", "classification/aldr_kl_softplus")
@@ -204,9 +197,7 @@ def poly_on_lists(case: Case) -> Computed:
 
 @recipe("imbalance_margin/ldam_bce")
 def ldam_bce(case: Case) -> Computed:
-    counts = case["class_counts"].to(case["scores"].dtype)
-    margin = case.hp["C"] * torch.where(counts > 0, counts, torch.ones_like(counts)) ** -0.25
-    return tl.BinaryCrossEntropy()(case["scores"] - margin * case["targets"], case["targets"])
+    return tl.SigmoidLDAM(class_counts=case["class_counts"], margin=case.hp["C"])(case["scores"], case["targets"])
 
 
 @recipe(

@@ -35,7 +35,7 @@ def class_balanced_softmax(case: Case) -> Computed:
 def equalization(case: Case) -> Computed:
     columns = case["scores"].shape[1]
     hot = one_hot(case, columns + 1)[:, :columns]  # the label after the last column is background
-    loss = tl.Equalization(frequency=case["class_freq"], threshold=case.hp["threshold"])
+    loss = tl.Equalization(class_counts=case["class_freq"], examples=1, threshold=case.hp["threshold"])
     return loss(case["scores"], tl.multi_label(hot))
 
 

@@ -23,6 +23,7 @@ from torchlosses.losses.imbalance.rebalanced import (
     SigmoidLDAM,
     SigmoidVectorScaling,
     effective_number,
+    label_weights,
 )
 from torchlosses.losses.imbalance.shifts import MemorizationAware, Seesaw
 from torchlosses.losses.imbalance.subclass import ClassSpecificHingeEmbedding, ReLUSupCon, SubclassBalancedContrastive
@@ -50,5 +51,6 @@ __all__ = [
     "SubclassBalancedContrastive",
     "TripletOHNM",
     "effective_number",
+    "label_weights",
     "soft_top_k",
 ]

@@ -14,7 +14,7 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned
 from torchlosses.hyperparameters import choice, data, flag, real, reals
 from torchlosses.loss import Wrapper
-from torchlosses.losses.classification.binary import SigmoidLoss, checked_columns
+from torchlosses.losses.classification.binary import SigmoidLoss
 from torchlosses.losses.classification.prior import checked_counts, known_counts, positive_counts
 from torchlosses.scores import Scores
 from torchlosses.targets import Targets
@@ -43,6 +43,33 @@ def effective_number(counts: Tensor, beta: float = 0.9999, normalize: bool = Tru
     wide = torch.where(wide > 0, wide, 1.0)
     weight = 1 / wide if beta == 1 else (1 - beta) / (1 - torch.pow(torch.full_like(wide, beta), wide))
     return weight * len(weight) / weight.sum() if normalize else weight
+
+
+def label_weights(counts: Tensor, examples: int, mode: str = "frequency") -> Tensor:
+    r"""Column weights for binary cross-entropy from how often each label occurs, as a percentage f_j of the examples.
+
+    Arguments:
+        counts: (C,) training examples that carry each label, >= 0; a label without any counts as one.
+        examples: number of training examples, > 0.
+        mode: 'frequency': ``1 / f_j`` rounded to two decimals, then scaled to sum to 1; 'ranked': the k-th most frequent
+            label gets the k-th smallest f (in percent, so the scale of the loss changes).
+
+    Source: Exploring Class Imbalance in Code Comment Classification (NLBSE tool competition), 2025. Use them as
+    ``BinaryCrossEntropy(class_weight=label_weights(counts, examples))``.
+
+    >>> import torch, torchlosses as tl
+    >>> tl.label_weights(torch.tensor([50, 25]), 100), tl.label_weights(torch.tensor([50, 25]), 100, mode="ranked")
+    (tensor([0.3333, 0.6667]), tensor([25., 50.]))
+    """
+    if mode not in ("frequency", "ranked"):
+        raise ValueError(f"mode: expected 'frequency' or 'ranked', got {mode!r}")
+    counts = checked_counts(counts).detach()
+    wide = counts.to(counts.dtype if counts.dtype == torch.float64 else torch.float32)
+    share = 100 * torch.where(wide > 0, wide, 1.0) / examples
+    if mode == "ranked":
+        return torch.empty_like(share).scatter(0, share.argsort(dim=0, descending=True, stable=True), share.sort().values)
+    weight = torch.round(1 / share, decimals=2)
+    return weight / weight.sum()
 
 
 class ClassBalanced(Wrapper):
@@ -131,6 +158,8 @@ class DistributionBalanced(SigmoidLoss):
         note="The NLP port has bias 0.05 undivided, mu 0.9, balance (0.5, 0.5); its NTR forms weighting='none' and "
         "divide_negatives=False.",
     )
+
+    accepts = ("grade",)
 
     class_counts: Tensor = data("training examples that carry each label, (C,)")
     examples: int = data("number of training examples")
@@ -263,12 +292,13 @@ class Equalization(SigmoidLoss):
     (background: an all-zero row of ``multi_label``), where everything counts.
 
     Arguments:
-        frequency: (C,) share of the training images (or examples) that hold each class, in [0, 1].
+        class_counts: (C,) training images (or examples) that hold each class, >= 0.
+        examples: number of training images; the frequency of a class is its count over this.
         threshold: frequency below which a class is rare, in [0, 1].
         columns: 'sum' (the default) or 'mean' over the columns of a row.
 
     >>> import torch, torchlosses as tl
-    >>> loss = tl.Equalization(frequency=torch.tensor([0.9, 0.0001]))
+    >>> loss = tl.Equalization(class_counts=torch.tensor([9000, 1]), examples=10000)
     >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
     tensor(0.1269)
     """
@@ -285,23 +315,25 @@ class Equalization(SigmoidLoss):
         equals=("BinaryCrossEntropy(columns='sum') at threshold=0",),
     )
 
-    frequency: Tensor = data("share of the training examples that hold each class, (C,)")
+    class_counts: Tensor = data("training examples that hold each class, (C,)")
+    examples: int = data("number of training examples")
+    accepts = ("grade",)
+
     threshold: float = real(1.76e-3, "frequency below which a class is rare", low=0, high=1, search=(1e-4, 1e-1, "log"))
     columns = "sum"
 
     def setup(self) -> None:
-        if not isinstance(self.frequency, Tensor) or self.frequency.dim() != 1:
-            raise TypeError("frequency: expected a tensor of shape (C,) of shares in [0, 1]")
+        self.class_counts = checked_counts(self.class_counts)
 
     def check(self, recipe: Scores, targets: Targets) -> None:
         super().check(recipe, targets)
-        checked_columns(self.frequency, recipe, "frequency")
+        known_counts(self.class_counts, recipe)
 
     def parts(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         return functional.softplus(-scores), functional.softplus(scores)
 
     def weights(self, targets: Block, **fields: Tensor) -> Tensor | None:
-        rare = self.frequency.to(targets.device) < self.threshold
+        rare = self.class_counts.to(targets.device) / self.examples < self.threshold
         foreground = targets.positive.any(-1, keepdim=True)
         return (targets.positive | ~(rare & foreground)).to(targets.dtype)
 
@@ -338,6 +370,8 @@ class EqualizationV2(SigmoidLoss):
         aliases=("EQLv2", "EQL v2", "EQLV2Loss"),
         detached="the weights",
     )
+
+    accepts = ("grade",)
 
     classes: int = data("number of classes")
     gamma: float = real(12.0, "slope of the weights", above=0, search=(4.0, 20.0))
@@ -397,4 +431,5 @@ __all__ = [
     "SigmoidLDAM",
     "SigmoidVectorScaling",
     "effective_number",
+    "label_weights",
 ]
