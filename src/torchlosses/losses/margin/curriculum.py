@@ -62,7 +62,8 @@ class CurricularFace(ArcFace):
 
     def negatives(self, cosines: Tensor, right: Tensor, targets: Block, *, easiness: Tensor, **fields: Any) -> Tensor:
         hard = cosines > rotate(right.detach(), self.margin)[:, None]
-        return torch.where(hard, cosines * (easiness.to(cosines.dtype) + cosines), cosines)
+        bounded = cosines.clamp(-1, 1)  # a square of what is no cosine would leave half precision
+        return torch.where(hard, bounded * (easiness.to(cosines.dtype) + bounded), cosines)
 
 
 __all__ = ["CurricularFace"]
