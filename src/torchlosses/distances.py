@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE = 1 << 20  # entries (rows x columns x features) that exist at once
+TILE = 1 << 18  # entries (rows x columns x features) that exist at once
 PRODUCTS = ("euclidean", "mahalanobis", "cosine")
 
 
@@ -32,6 +32,8 @@ def pairwise(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
     columns = y.shape[-2]
     if x.shape[0] * columns * x.shape[1] <= TILE:
         return metric(x[:, None], y if y.dim() == 3 else y[None])
+    if metric.name == "manhattan" and y.dim() == 2:  # torch's own kernel is several times faster here
+        return torch.cdist(x, y, p=1.0) + metric.eps
     found: Tensor = _Tiled.apply(x, y, metric)  # type: ignore[no-untyped-call]
     return found
 
