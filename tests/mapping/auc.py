@@ -85,7 +85,7 @@ def partial_cvar(case: Case) -> Computed:
     hp, n = case.hp, case["scores"].shape[0]
     loss = tl.PartialAUC(examples=n, kind="cvar", beta=hp["beta"], eta=hp["eta"], **pointwise(case))
     out = twice(case, loss.double())
-    # the reference moves u by float32 steps, so the state agrees to 1e-7 only: tests/test_auc.py
+    # the reference moves u by float32 steps, so the state agrees to 1e-7 only
     torch.testing.assert_close(loss.memory[0], case.golden("out.state_u_pos"), rtol=1e-6, atol=1e-7)
     return out
 

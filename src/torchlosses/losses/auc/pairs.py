@@ -33,7 +33,6 @@ def mean_over_pairs(name: str, scores: Tensor, targets: Block, margin: float, sl
         exponent = torch.where(some, first, 0.0) + torch.where(some, second, 0.0)
         return continued_exp(exponent - torch.where(some, pairs, 1.0).log()), some
     s = _wide(scores)
-    s = s - targets.mean(s.detach())[:, None]  # only differences count; sums of squares stay small
     if name == "square":
         first, second = targets.mean(s, upper), targets.mean(s, lower)
         value = targets.mean((s - first[:, None]).square(), upper) + targets.mean((s - second[:, None]).square(), lower)
@@ -58,8 +57,9 @@ def hinge_sum(s: Tensor, upper: Tensor, lower: Tensor, margin: float, squared: b
     off running sums.
     """
     order = s.detach().masked_fill(~lower, -torch.inf).sort(-1)
-    sorted_s = torch.where(order.values.isfinite(), s.gather(-1, order.indices), 0.0)
     start = torch.searchsorted(order.values, (s.detach() - margin).contiguous(), right=True)
+    s = s - s.detach().mean(-1, keepdim=True)  # only differences count; sums of squares stay small
+    sorted_s = torch.where(order.values.isfinite(), s.gather(-1, order.indices), 0.0)
     a = margin - s
     count = (s.shape[1] - start).to(s.dtype)
     if squared:

@@ -21,7 +21,7 @@ class PairwiseAUC(ByLabel):
     Arguments:
         phi: of t = (s_p - s_q)/T: 'squared_hinge' relu(m-t)^2, 'hinge', 'square' (m-t)^2, 'logistic' softplus(-t),
             'exponential' exp(-t), 'sigmoid', 'savage', 'barrier_hinge' max(m-c(m+t), c(t-m), m-t).
-        margin: m of the hinges and the square.
+        margin: m of the hinges and the square; >= 0 for the barrier hinge.
         slope: c >= 1 of the barrier hinge.
         temperature: T > 0.
 
@@ -52,6 +52,10 @@ class PairwiseAUC(ByLabel):
     margin: float = real(1.0, "margin of the hinges and the square", search=(0.1, 3.0, "log"))
     slope: float = real(2.0, "slope of the barrier hinge", low=1)
     temperature: float = real(1.0, "divides the scores", above=0, search=(0.1, 5.0, "log"))
+
+    def setup(self) -> None:
+        if self.phi == "barrier_hinge" and self.margin < 0:
+            raise ValueError(f"margin: expected a number >= 0 with phi='barrier_hinge', got {self.margin!r}")
 
     def prescale(self) -> float:
         return 1.0 / self.temperature

@@ -111,9 +111,8 @@ class PartialAUC(Remembering):
             if self.kind == "two_way_kl":
                 power = self.negative_temperature / self.positive_temperature
                 mean = targets.logsumexp(power * known, upper) - targets.count(upper).clamp(min=1).log()
-                total = torch.where(
-                    some, _log_average(total.to(scores.dtype), mean, self.rate_total), total.to(scores.dtype)
-                )
+                before = total.to(scores.dtype)
+                total = torch.where(some, _log_average(before, mean, self.rate_total), before)
                 exponent = exponent + torch.where(some[:, None], power * known - total[:, None], 0.0)[:, :, None]
             weight = exponent.exp()
         value = targets.mean((weight * loss).sum(-1) / n_lower[:, None], upper)
@@ -122,10 +121,11 @@ class PartialAUC(Remembering):
 
 
 class AveragePrecision(Remembering):
-    r"""Average precision by stochastic optimisation (SOAP): the mean of :math:`\mathrm{sg}[(P_p-U_p1[k\in P])/U_p^2]\,l_{pk}`.
+    r"""Average precision by stochastic optimisation (SOAP).
 
-    :math:`l_{pk}=\phi(s_p-s_k)` over positives p and all examples k (p too). U_p and P_p are moving averages of
-    :math:`\mathrm{mean}_kl_{pk}` and :math:`\mathrm{mean}_k1[k\in P]l_{pk}`, moved before they are used.
+    The mean of :math:`\mathrm{sg}[(P_p-U_p1[k\in P])/U_p^2]\,l_{pk}` with :math:`l_{pk}=\phi(s_p-s_k)`, over positives p and
+    all examples k (p too). U_p and P_p are moving averages of :math:`\mathrm{mean}_kl_{pk}` and
+    :math:`\mathrm{mean}_k1[k\in P]l_{pk}`, moved before they are used.
 
     Arguments:
         examples, labels: numbers of training examples and labels; ids lie in [0, examples).
