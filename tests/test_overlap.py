@@ -97,6 +97,9 @@ def test_one_rule_for_absent_classes() -> None:
     torch.testing.assert_close(value("image", "drop"), (dice(0, 0) + (dice(1, 0) + dice(1, 1)) / 2) / 2)
     torch.testing.assert_close(value("class", "drop"), ((dice(0, 0) + dice(1, 0)) / 2 + dice(1, 1)) / 2)
     torch.testing.assert_close(value("class", "keep"), every.mean())
+    labels[0] = 255
+    loss = tl.Dice(activation="none", smooth=0.0, absent="drop", ignore_index=255)
+    torch.testing.assert_close(loss(p, labels), (dice(1, 0) + dice(1, 1)) / 2)
 
 
 def test_metric_form_is_minimal_at_soft_targets() -> None:

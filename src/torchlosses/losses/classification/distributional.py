@@ -14,6 +14,7 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned
 from torchlosses.hyperparameters import data, flag, real
 from torchlosses.loss import RowLoss
+from torchlosses.losses.ids import checked_ids
 
 # The smallest temperature: at alpha = 1 the paper's update can reach 0.
 TEMPERATURE_FLOOR = 1e-3
@@ -83,15 +84,7 @@ class ALDR(RowLoss):
                     "ids: ALDR needs it in training mode, one entry per row; attach it with targets.given(ids=tensor)"
                 )
             return {"temperature": self.temperatures.new_tensor(self.lambda0)}
-        if ids.dtype.is_floating_point or ids.dtype == torch.bool:
-            raise TypeError(f"ids: expected an integer tensor, got {ids.dtype}")
-        bad = (ids < 0) | (ids >= self.examples)
-        if ids.device.type != "cpu":
-            torch._assert_async(~bad.any())
-        elif bool(bad.any()):
-            row = int(bad.nonzero()[0, 0])
-            raise ValueError(f"ids: expected integers in [0, {self.examples}), got {int(ids[row])} at row {row}")
-        return {"temperature": self.temperatures[ids]}
+        return {"temperature": self.temperatures[checked_ids(ids, self.examples)]}
 
     def rule(
         self, scores: Tensor, targets: Block, *, temperature: Tensor, ids: Tensor | None = None, **fields: Tensor

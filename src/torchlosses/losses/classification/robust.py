@@ -22,6 +22,7 @@ from torchlosses.losses.classification.target_probability import (
     log_odds,
     log_probabilities,
 )
+from torchlosses.losses.ids import checked_ids
 from torchlosses.scores import Scores
 from torchlosses.targets import Targets
 
@@ -261,19 +262,6 @@ class PrunedGCE(TruncatedGCE):
 
     def rule(self, scores: Tensor, targets: Block, *, keep: Tensor, **fields: Tensor) -> Returned:
         return self.from_summary(Summary(scores, targets), targets, keep=keep)
-
-
-def checked_ids(ids: Tensor, examples: int) -> Tensor:
-    """Ids of examples as indices, or a message that says what they should be."""
-    if ids.dtype.is_floating_point or ids.dtype == torch.bool:
-        raise TypeError(f"ids: expected an integer tensor, got {ids.dtype}")
-    bad = (ids < 0) | (ids >= examples)
-    if ids.device.type != "cpu":
-        torch._assert_async(~bad.any())
-    elif bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
-        raise ValueError(f"ids: expected integers in [0, {examples}), got {int(ids[row])} at row {row}")
-    return ids.long()
 
 
 class JensenShannon(TargetProbability):

@@ -69,7 +69,8 @@ class Overlap(SetLoss):
             then over images), 'class' (the same, averaged over a class's images first), 'batch' (pixels and images; a number
             per class) or 'all' (classes too).
         activation: 'softmax' over the classes, 'sigmoid', or 'none' (probabilities come in).
-        absent: classes without target are kept ('keep'), worth 0 ('zero') or left out of the mean ('drop').
+        absent: classes without target are kept ('keep'), worth 0 ('zero') or left out of the mean ('drop'), and so are
+            images in which no class is left.
         ignore_index: integer target of pixels that do not count; nor do those where the argument ``mask`` (B, *) is False.
 
     The sums and the value are float32 for half-precision scores.
@@ -130,11 +131,10 @@ class Overlap(SetLoss):
     def averaged(self, value: Tensor, present: Tensor) -> Tensor:
         """The mean of numbers (B or 1, C or 1) under the one rule for absent classes."""
         if self.absent == "drop":
-            inner, outer = (0, 1) if self.over == "class" else (1, 0)
-            count = present.sum(inner, keepdim=True).to(value.dtype)
-            value = torch.where(present, value, 0.0).sum(inner, keepdim=True) / count.clamp(min=1)
-            if self.over == "class":  # a class in no image has no mean of its own
-                return value.sum() / (count > 0).sum(outer).to(value.dtype).clamp(min=1).sum()
-        elif self.absent == "zero":
+            inner = 0 if self.over == "class" else 1
+            count = present.sum(inner).to(value.dtype)
+            means = torch.where(present, value, 0.0).sum(inner) / count.clamp(min=1)
+            return means.sum() / (count > 0).sum().clamp(min=1)  # nothing to average: no mean of its own
+        if self.absent == "zero":
             value = torch.where(present, value, 0.0)
         return value.sum() / max(value.numel(), 1)
