@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import torchlosses as tl
+from torchlosses.metrics import orthogonal_frame_distance
+from torchlosses.training import BatchBinding, ClusterBatchSampler, balanced_clusters, balanced_subclasses
 
 B, C = 7, 6
 COUNTS = torch.tensor([500.0, 200.0, 60.0, 20.0, 5.0, 0.0], dtype=torch.float64)
@@ -458,3 +460,84 @@ def test_relu_takes_the_negative_parts_before_normalizing() -> None:
     ours = tl.ReLUSupCon()(tl.cosine(x), tl.same_label(y))
     torch.testing.assert_close(ours, tl.SupCon(over="valid")(tl.cosine(x.relu()), tl.same_label(y)))
     assert math.isfinite(tl.ReLUSupCon()(tl.cosine(-x.abs()), tl.same_label(y)).item())
+
+
+# --- batches and subclasses ----------------------------------------------------------------------------------------
+
+
+def test_balanced_clusters_are_balanced_and_find_blobs() -> None:
+    g = torch.Generator().manual_seed(0)
+    centers = torch.eye(8)[:4]
+    blob = torch.arange(4).repeat_interleave(25)
+    x = centers[blob] + 0.05 * torch.randn(100, 8, generator=g)
+    found = balanced_clusters(x, 4, g)
+    assert found.bincount().tolist() == [25] * 4
+    assert all(len(found[blob == b].unique()) == 1 for b in range(4))
+    uneven = balanced_clusters(x[:10], 3, g).bincount()
+    assert uneven.sum() == 10 and uneven.max() - uneven.min() <= 1
+    assert balanced_clusters(torch.zeros(5, 2), 5, g).bincount().tolist() == [1] * 5
+    with pytest.raises(ValueError, match=r"clusters: expected an integer in \[1, 5\], got 6"):
+        balanced_clusters(torch.zeros(5, 2), 6)
+
+
+def test_subclasses_stay_within_their_class() -> None:
+    y = torch.tensor([0] * 40 + [1] * 25 + [2] * 12)
+    found = balanced_subclasses(torch.randn(77, 3), y)
+    assert [len(found[y == c].unique()) for c in range(3)] == [3, 2, 1]
+    assert len(found.unique()) == 6
+
+
+def test_cluster_batches_hold_neighbours_and_every_example_once() -> None:
+    blob = torch.arange(64) % 8
+    circle = torch.polar(torch.ones(8), torch.arange(8) * math.pi / 4)
+    x = torch.view_as_real(circle)[blob]
+    batches = ClusterBatchSampler(64, batch_size=8, cluster_size=2, doublings=(1, 2))
+    sizes = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        batches.refresh(x)
+        sizes.append(batches.cluster_size)
+        order = list(batches)
+        assert sorted(i for batch in order for i in batch) == list(range(64)) and len(order) == len(batches)
+    assert sizes == [2, 4, 8]
+    assert sum(len(blob[batch].unique()) for batch in order) <= 16  # shuffled: about 5 of 8 in each
+    assert list(batches) == order
+    batches.set_epoch(5)
+    assert list(batches) != order
+
+
+def test_binding_examples_join_every_batch() -> None:
+    y = torch.tensor([0, 0, 1, 1, 2, 2])
+    bound = BatchBinding([[0, 1], [2, 3], [4, 5]], y)
+    assert all(set(y[batch].tolist()) == {0, 1, 2} and len(set(batch)) == len(batch) for batch in bound)
+
+
+def test_orthogonal_frames() -> None:
+    x, y = torch.eye(5)[torch.arange(20) % 5], torch.arange(20) % 5
+    assert orthogonal_frame_distance(3 * x, y) < 1e-6
+    assert orthogonal_frame_distance(x + 1, y) > 0.1
+
+
+def test_drawn_right_columns_are_asked_for_alone() -> None:
+    s, hot = scores(), tl.multi_label(torch.ones(B, C).index_fill(1, torch.tensor([0]), 0))
+    loss = tl.SoftTopK(k=2, temperature=1.0, sample=True, seed=1, reduction="none")
+    state = {name: value.clone() for name, value in loss.state_dict().items()}
+    first, second = loss(s, hot), loss(s, hot)
+    assert not torch.equal(first, second)
+    loss.load_state_dict(state)
+    with tl.memory_budget(dense=0, block=64):
+        torch.testing.assert_close(loss(s, hot), first)
+    few = tl.multi_label(functional.one_hot(LABELS.clamp(min=0), C))
+    torch.testing.assert_close(loss(s, few), tl.SoftTopK(k=2, temperature=1.0, reduction="none")(s, few))
+    row = [  # every pair of right columns that could have been drawn in row 0
+        tl.SoftTopK(k=2, temperature=1.0)(s[:1, [0, i, j]], tl.multi_label(torch.tensor([[0, 1, 1]])))
+        for i in range(1, C)
+        for j in range(i + 1, C)
+    ]
+    assert any(torch.isclose(first[0], pair) for pair in row)
+
+
+def test_recovered_labels_need_a_sure_and_an_unusual_probability() -> None:
+    s = torch.tensor([[4.0, 4.0, 1.5], [4.0, 0.0, 0.0]])
+    found = tl.recovered_labels(s, torch.tensor([[0, 0, 1], [0, 0, 0]]))
+    assert found.tolist() == [[False, True, True], [False, False, False]]

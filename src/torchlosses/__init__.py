@@ -102,6 +102,7 @@ from torchlosses.losses.imbalance import (
     TripletOHNM,
     effective_number,
     label_weights,
+    recovered_labels,
     soft_top_k,
 )
 from torchlosses.losses.margin import (
@@ -279,6 +280,7 @@ __all__ = [
     "GeneralizedJSD",
     "MarginMSE",
     "ReverseKL",
+    "recovered_labels",
     "label_weights",
     "AsymmetricMultiLabel",
     "AsymmetricSingleLabel",

@@ -78,7 +78,7 @@ def balance(case: Case) -> Computed:
         weighting=weights,
         bias=shift.get("init_bias", 0.0) / (1.0 if nlp else scale),
         neg_scale=scale,
-        divide_negatives=not (nlp and weights == "none"),
+        divide_negatives=weights != "none",
         gamma=focal["gamma"] if focal["focal"] else None,
         balance=(alpha, 1 - alpha) if nlp else focal["balance_param"],
         **given,

@@ -4,6 +4,7 @@ from torchlosses.metrics.black_box import black_box_log_loss, black_box_square_l
 from torchlosses.metrics.calibration import calibration_error
 from torchlosses.metrics.confidence import energy, max_logit, max_softmax
 from torchlosses.metrics.decisions import expected_utility, false_head_rate, tail_sensitive_utility
+from torchlosses.metrics.geometry import orthogonal_frame_distance
 from torchlosses.metrics.mahalanobis import MahalanobisScore, perturbed
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "false_head_rate",
     "max_logit",
     "max_softmax",
+    "orthogonal_frame_distance",
     "perturbed",
     "tail_sensitive_utility",
 ]

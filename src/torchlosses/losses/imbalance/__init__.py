@@ -6,6 +6,7 @@ from torchlosses.losses.imbalance.asymmetric import (
     Hill,
     MultiFocalModifier,
     PartialAsymmetric,
+    recovered_labels,
 )
 from torchlosses.losses.imbalance.extreme import (
     DecoupledSoftmax,
@@ -52,5 +53,6 @@ __all__ = [
     "TripletOHNM",
     "effective_number",
     "label_weights",
+    "recovered_labels",
     "soft_top_k",
 ]

@@ -126,6 +126,31 @@ class MultiFocalModifier(AsymmetricMultiLabel):
         return weight * self.positive(scores), weight * self.negative(scores, self.gamma_neg + weight)
 
 
+@torch.no_grad()
+def recovered_labels(scores: Tensor, hot: Tensor, threshold: float = 0.7, margin: float = 1.0) -> Tensor:
+    """Labels (B, L) with those added that the model is sure were forgotten (COMIC's reflective label corrector).
+
+    A cell becomes right where ``p = sigmoid(s)`` exceeds ``threshold`` and the mean p of its column; ``margin`` is taken
+    from the scores of right cells first. Use the result from some epoch on as the targets of :class:`MultiFocalModifier`.
+
+    Arguments:
+        scores: (B, L).
+        hot: (B, L) boolean or 0/1.
+        threshold: in [0, 1].
+        margin: >= 0.
+
+    Source: Learning in Imperfect Environment, 2023, arXiv:2304.10539.
+
+    >>> import torch, torchlosses as tl
+    >>> tl.recovered_labels(torch.tensor([[3.0, 2.0], [0.0, -2.0]]), torch.tensor([[1, 0], [0, 0]]))
+    tensor([[ True,  True],
+            [False, False]])
+    """
+    right = hot > 0
+    p = (scores - margin * right.to(scores.dtype)).sigmoid()
+    return right | ((p > threshold) & (p > p.mean(0)))
+
+
 class PartialAsymmetric(AsymmetricMultiLabel):
     r"""Partial ASL: labels that nobody annotated count as wrong, with an exponent of their own.
 
@@ -249,4 +274,11 @@ class AsymmetricSingleLabel(RowLoss):
         return -(1 - self.label_smoothing + spread) * right - spread * wrong
 
 
-__all__ = ["AsymmetricMultiLabel", "AsymmetricSingleLabel", "Hill", "MultiFocalModifier", "PartialAsymmetric"]
+__all__ = [
+    "AsymmetricMultiLabel",
+    "AsymmetricSingleLabel",
+    "Hill",
+    "MultiFocalModifier",
+    "PartialAsymmetric",
+    "recovered_labels",
+]

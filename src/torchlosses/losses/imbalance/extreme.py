@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchlosses.card import Card
+from torchlosses.draws import Draws
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
 from torchlosses.hyperparameters import flag, integer, real
@@ -112,7 +114,7 @@ def soft_top_k(scores: Tensor, k: int | Tensor, alpha: float = 2.0) -> Tensor:
     return _log_soft_top_k(flat, many, torch.ones_like(flat, dtype=torch.bool), alpha).exp().reshape(scores.shape)
 
 
-class SoftTopK(RowLoss):
+class SoftTopK(Draws, RowLoss):
     r"""Soft top-k loss: minus the mean log of the soft top-k membership of a row's right columns.
 
     Memberships ``q_j = sigmoid(alpha (s_j / temperature + t))`` of a row sum to k (:func:`soft_top_k`): it is enough that
@@ -122,6 +124,9 @@ class SoftTopK(RowLoss):
         k: how many columns may be on top, an integer >= 1, or None for the row's number of right columns.
         alpha: sharpness, > 0.
         temperature: divides the scores, > 0 (0.05 with cosines).
+        sample: where a row has more right columns than k, k of them are drawn and the others left out, as in the paper;
+            otherwise all of them are asked for.
+        seed: of that draw's generator, whose state is in ``state_dict``.
 
     A row with as many columns as k, or fewer, has all of them on top.
 
@@ -141,7 +146,7 @@ class SoftTopK(RowLoss):
         scores="cosine",
         aliases=("soft top-k loss", "SoftTopKLoss", "DEXML top-k"),
         cost="O(BL) per bisection, 32 of them",
-        note="The paper samples k of the right columns where a row has more; here all of them are asked for.",
+        note="The paper draws k of the right columns where a row has more (sample=True).",
     )
     accepts = ("positive",)
     plain = "multi_label"
@@ -149,6 +154,7 @@ class SoftTopK(RowLoss):
     k: int | None = integer(5, "how many columns may be on top", low=1, optional=True, search=(1, 100))
     alpha: float = real(2.0, "sharpness", above=0, search=(0.5, 8.0, "log"))
     temperature: float = real(0.05, "divides the scores", above=0, search=(0.02, 1.0, "log"))
+    sample: bool = flag(False, "ask for k drawn right columns where a row has more")
 
     def prescale(self) -> float:
         return 1 / self.temperature
@@ -158,12 +164,28 @@ class SoftTopK(RowLoss):
         if self.k is not None and self.k >= recipe.columns_count:
             raise ValueError(f"k: expected less than the {recipe.columns_count} columns of the scores, got {self.k}")
 
-    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        if not self.sample or self.k is None:
+            return {}
+        return {"draw": self.drawn(lambda g: torch.randint(1 << 62, (batch.rows, 1), generator=g), batch.device)}
+
+    def rule(self, scores: Tensor, targets: Block, *, draw: Tensor | None = None, **fields: Tensor) -> Returned:
+        if draw is not None and self.k is not None:
+            targets = targets.keep(~(targets.positive & ~_drawn(draw, targets.positive, self.k)))
         positive = targets.count(targets.positive)
         k = positive if self.k is None else torch.full_like(positive, float(self.k))
         log_q = _log_soft_top_k(scores, k[:, None], targets.valid, self.alpha)
         value = -targets.mean(log_q, targets.positive)
         return torch.where(targets.count() > k, value, 0.0), positive > 0
+
+
+def _drawn(draw: Tensor, where: Tensor, k: int) -> Tensor:
+    """k of the chosen cells of each row at random (all where there are fewer), from one number per row."""
+    key = draw + torch.arange(1, where.shape[1] + 1, device=draw.device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):  # the mixer of SplitMix64
+        key = (key ^ (key >> shift)) * factor
+    key = key.masked_fill(~where, torch.iinfo(key.dtype).min)
+    return torch.zeros_like(where).scatter_(1, key.topk(min(k, where.shape[1]), dim=1).indices, True)
 
 
 class TripletOHNM(RowLoss):
