@@ -1,4 +1,4 @@
-"""The benchmark table: ``python -m benchmarks [--only NAME] [--repeats N] [--json FILE]``."""
+"""The benchmark table: ``python -m benchmarks [--fused] [--only NAME] [--repeats N] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, memory, table
-from benchmarks.works import WORKS, Call, Work
+from benchmarks.works import ALL, FUSED, WORKS, Call, Work
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    chosen = [w for w in WORKS if not options.only or any(_same(w.name, name) for name in options.only)]
+    if options.only:
+        chosen = [w for w in ALL if any(_same(w.name, name) for name in options.only)]
+    else:
+        chosen = list(FUSED if options.fused else WORKS)
     rows, absent = [], []
     print(f"{_machine()}\n", flush=True)
     for work in chosen:
@@ -73,7 +76,10 @@ def _same(name: str, asked: str) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory beside the usual code.")
-    names = [w.name for w in WORKS]
+    parser.add_argument(
+        "--fused", action="store_true", help="every target-probability loss on one head, beside cross-entropy"
+    )
+    names = [w.name for w in ALL]
     parser.add_argument(
         "--only", action="append", type=_work, metavar="NAME", help=f"one of {', '.join(names)}; may be repeated"
     )
@@ -89,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(name: str) -> str:
-    if not any(_same(work.name, name) for work in WORKS):
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(w.name for w in WORKS)}, got {name!r}")
+    if not any(_same(work.name, name) for work in ALL):
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(w.name for w in ALL)}, got {name!r}")
     return name
 
 

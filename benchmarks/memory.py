@@ -93,9 +93,9 @@ def measure(work_name: str, side: str) -> int:
     import torch
 
     import torchlosses as tl
-    from benchmarks.works import WORKS
+    from benchmarks.works import ALL
 
-    work = next(w for w in WORKS if w.name == work_name)
+    work = next(w for w in ALL if w.name == work_name)
     load = work.load if side == "ours" else next(p.load for p in work.peers if p.name == side)
     call = load()
     warm_rows, warm_columns = min(work.rows, 256), min(work.columns, 512 if work.rows < work.columns else 256)

@@ -231,3 +231,50 @@ WORKS: tuple[Work, ...] = (
         (Peer("pytorch-metric-learning", _metric_learning("SupConLoss", temperature=0.1)),),
     ),
 )
+
+# --- every target-probability loss on the same head -------------------------------------------------------------
+
+_LIKE_CROSS_ENTROPY = Goal(floor=1.25, faster=1 / 1.1, dense_share=1.05)
+
+FUSED_RULES: dict[str, dict[str, float]] = {
+    "LogPartitionPenalty": {},
+    "Focal": {"gamma": 2.0},
+    "PolyLoss": {},
+    "CompSum": {"tau": 0.5},
+    "GeneralizedCrossEntropy": {},
+    "MeanAbsoluteError": {},
+    "SymmetricCrossEntropy": {},
+    "AsymmetricGCE": {},
+    "AsymmetricUnhinged": {},
+    "AsymmetricExponential": {},
+    "TruncatedGCE": {},
+    "JensenShannon": {},
+    "Encouraging": {},
+    "DirectCoverage": {},
+    "NormalizedCrossEntropy": {},
+}
+
+
+def _rule(name: str, hyperparameters: dict[str, float]) -> Callable[[], Call]:
+    def load() -> Call:
+        loss = getattr(tl, name)(**hyperparameters)
+        return lambda h, w, y: loss(tl.linear(h, w), y)
+
+    return load
+
+
+FUSED: tuple[Work, ...] = tuple(
+    Work(
+        name,
+        2048,
+        50257,
+        768,
+        3,
+        CLASSES,
+        _rule(name, hyperparameters),
+        _LIKE_CROSS_ENTROPY,
+        (Peer("our CrossEntropy", _head),),
+    )
+    for name, hyperparameters in FUSED_RULES.items()
+)
+ALL = WORKS + FUSED

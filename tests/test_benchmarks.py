@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import measure, memory, table
-from benchmarks.works import PAIRED, WORKS, Goal, Peer, Work
+from benchmarks.works import ALL, PAIRED, Goal, Peer, Work
 
 
 def head(rows=12, columns=10, features=4, **more):
@@ -134,8 +134,8 @@ def test_memory_is_sampled_where_the_kernel_keeps_no_peak(monkeypatch):
 
 
 def test_every_work_says_what_it_is():
-    assert len({w.name for w in WORKS}) == len(WORKS)
-    for work in WORKS:
+    assert len({w.name for w in ALL}) == len(ALL)
+    for work in ALL:
         left, right, labels = work.operands(16, 16)
         assert left.shape == (16, work.features) and labels.shape == (16,)
         assert (right is None) == (work.targets == "groups")
