@@ -26,7 +26,7 @@ for arguments in {commands!r}:
     code = main(arguments)
 sys.exit(code)
 """
-EXTRA = ["numpy", "optuna", "plotly", "rich", "sklearn", "scipy", "typer"]
+EXTRA = ["numpy", "optuna", "plotly", "rich", "sklearn", "scipy", "psutil"]
 
 
 def core_alone(*commands: list[str]) -> subprocess.CompletedProcess[str]:
@@ -116,7 +116,8 @@ def test_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["no-such-file.npz"], "no such file"),
-        (["data.csv"], "expected 'digits' or a file that ends in .npz"),
+        (["data.csv"], "no such file"),
+        (["data.xls"], "expected digits, a .npz, .csv or .parquet file"),
         (["digits", "--loss", "CrosEntropy"], "did you mean CrossEntropy"),
         (["digits", "--loss", "CrossEntropy:smoothing=0.1"], "unknown parameter 'smoothing'"),
         (["digits", "--loss", "CrossEntropy:label_smoothing=2"], "expected a number in [0, 1], got 2.0"),

@@ -10,20 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, label_ranking_average_precision_score
-from sklearn.neighbors import NearestNeighbors
 
 import torchlosses as tl
 from torchlosses import catalog
 from torchlosses.cli import main
 from torchlosses.compare import data as inputs
+from torchlosses.compare import splits
+from torchlosses.compare.contenders import Trainee
+from torchlosses.compare.devices import Device
+from torchlosses.compare.folder import Folder
 from torchlosses.compare.objectives import Objective, chosen, parse
+from torchlosses.compare.options import Options
 from torchlosses.compare.refusal import Refusal
-from torchlosses.compare.report import Folder
-from torchlosses.compare.search import Search, derive
-from torchlosses.compare.study import Options, Study
-from torchlosses.compare.tasks import TASKS, pair_metrics, retrieval_metrics
-from torchlosses.compare.train import RATE, fit, judge
+from torchlosses.compare.search import Search
+from torchlosses.compare.seeds import derive
+from torchlosses.compare.store import Store
+from torchlosses.compare.study import Study
+from torchlosses.compare.tasks import TASKS
+from torchlosses.compare.train import RATE, fit, output
 
 SMALL = ("--trials", "2", "--seeds", "2", "--epochs", "2")
 
@@ -36,23 +40,27 @@ def blobs(count: int = 120, classes: int = 6, features: int = 8, seed: int = 0) 
     return inputs.checked("blobs", centers[y] + generator.normal(size=(count, features)), y)
 
 
+def by_row(data: inputs.Data, seed: int) -> splits.Split:
+    return splits.by_group(np.arange(len(data)), seed)
+
+
 def saved(path: Path) -> str:
     found = blobs()
     np.savez(path, x=found.x, y=found.y)
     return str(path)
 
 
-@pytest.mark.parametrize("split", [inputs.by_example, inputs.by_class, inputs.by_row])
+@pytest.mark.parametrize("split", [splits.by_example, splits.by_class, by_row])
 def test_splits_share_no_row_and_lose_none_of_their_classes(split: object) -> None:
     data = blobs()
     parts = split(data, 0)  # type: ignore[operator]
     rows = np.concatenate([parts.train, parts.validation, parts.test])
     assert sorted(rows.tolist()) == list(range(len(data.x)))
     labels = [set(data.y[part].tolist()) for part in (parts.train, parts.validation, parts.test)]
-    if split is inputs.by_class:
+    if split is splits.by_class:
         assert not (labels[0] & labels[1] or labels[0] & labels[2] or labels[1] & labels[2])
         assert all(len(part) >= 2 for part in labels)
-    elif split is inputs.by_example:
+    elif split is splits.by_example:
         assert labels[0] == labels[1] == labels[2]
 
 
@@ -61,41 +69,13 @@ def test_scaling_knows_only_the_training_rows() -> None:
     train = np.arange(60)
     changed = data.x.copy()
     changed[60:] += 100
-    assert (inputs.scaled(changed, train)[:60] == inputs.scaled(data.x, train)[:60]).all()
-    assert inputs.scaled(data.x, train)[:60].mean(axis=0) == pytest.approx(0, abs=1e-5)
+    assert (splits.scaled(changed, train)[:60] == splits.scaled(data.x, train)[:60]).all()
+    assert splits.scaled(data.x, train)[:60].mean(axis=0) == pytest.approx(0, abs=1e-5)
 
 
 def test_class_counts_and_examples_are_those_of_the_training_split() -> None:
     task = TASKS["classification"](blobs(), 0)
     assert task.facts["class_counts"].sum() == task.facts["examples"] == len(task.split.train)
-
-
-def test_pair_metrics_are_scikit_learns() -> None:
-    scores = np.random.default_rng(0).integers(0, 12, size=(30, 30)).astype(np.float32)  # with ties
-    expected = label_ranking_average_precision_score(np.eye(30), scores)
-    assert pair_metrics(scores)["mrr"] == pytest.approx(expected, abs=1e-12)
-
-
-def test_retrieval_metrics_are_nearest_neighbours_and_the_definition() -> None:
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(40, 3)).astype(np.float32)
-    labels = generator.integers(0, 4, size=40)
-    scores = -np.linalg.norm(x[:, None] - x[None], axis=2)
-    np.fill_diagonal(scores, -np.inf)
-    found = retrieval_metrics(scores, labels)
-    nearest = NearestNeighbors(n_neighbors=1).fit(x).kneighbors(return_distance=False)[:, 0]
-    assert found["recall_at_1"] == pytest.approx(accuracy_score(labels, labels[nearest]))
-    values = []
-    for row in range(40):
-        others = [k for k in np.argsort(-scores[row]) if k != row]
-        total = sum(labels[k] == labels[row] for k in others)
-        hits, value = 0, 0.0
-        for place, k in enumerate(others[:total], 1):
-            if labels[k] == labels[row]:
-                hits += 1
-                value += hits / place
-        values.append(value / total)
-    assert found["map_at_r"] == pytest.approx(np.mean(values))
 
 
 def test_every_objective_starts_from_the_same_encoder_and_sees_the_same_data() -> None:
@@ -106,7 +86,7 @@ def test_every_objective_starts_from_the_same_encoder_and_sees_the_same_data() -
         setting = {RATE: 1e-12, **objective.defaults()}  # as good as no step
         fitted = fit(task, objective, setting, seed=3, epochs=1, max_steps=1)
         order = torch.Generator().manual_seed(3)
-        seen.append((fitted.model.towers[0][0].weight.detach(), next(iter(task.epoch(order)))))  # type: ignore[index]
+        seen.append((fitted.model.towers[0][1].weight.detach(), next(iter(task.epoch(order)))))  # type: ignore[index]
     for weight, rows in seen[1:]:
         assert torch.allclose(weight, seen[0][0], atol=1e-9)
         assert torch.equal(rows, seen[0][1])
@@ -119,7 +99,7 @@ def test_a_training_is_repeatable_and_leaves_the_global_generator_alone() -> Non
     fits = [fit(task, objective, {RATE: 1e-2}, seed=1, epochs=3) for _ in range(2)]
     assert torch.equal(before, torch.get_rng_state())
     assert fits[0].curve == fits[1].curve
-    assert judge(task, objective, fits[0], "test") == judge(task, objective, fits[1], "test")
+    assert (output(task, objective, fits[0], "test") == output(task, objective, fits[1], "test")).all()
 
 
 def test_learnable_parameters_of_the_objective_are_trained() -> None:
@@ -149,8 +129,11 @@ def test_the_search_repeats_itself_and_begins_with_the_defaults() -> None:
     task = TASKS["classification"](blobs(), 0)
     settings = []
     for _ in range(2):
-        search = Search(task, Objective(catalog.find("Focal").entry), seed=0, epochs=1, trials=4)
-        settings.append([search.step(math.inf).setting for _ in range(4)])
+        focal = Trainee(Objective(catalog.find("Focal").entry), Device())
+        search = Search(task, focal, Store(None, "x").book("trials", "Focal"), seed=0, epochs=1, trials=4)
+        assert all(search.step(index, math.inf) for index in range(4))
+        assert not search.step(2, math.inf)  # it is finished
+        settings.append([trial.setting for trial in search.trials()])
     assert settings[0] == settings[1]
     defaults = Objective(catalog.find("Focal").entry).defaults()
     assert {k: v for k, v in settings[0][0].items() if k != RATE} == defaults
@@ -176,18 +159,21 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     command += ["--loss", "CrossEntropy", "--loss", "ArcFace"]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert shown.index("budget: 2 objectives x (2 trials + 2 seeds)") < shown.index("best on validation")
+    assert shown.index("budget: 3 contenders x (2 trials + 2 seeds)") < shown.index("best on validation")
     results = json.loads((out / "results.json").read_text("utf-8"))
     assert results["ended"] == "finished"
-    assert [len(o["trials"]) for o in results["objectives"]] == [2, 2]
+    assert [len(o["trials"]) for o in results["objectives"]] == [2, 2, 2]  # the yardstick, too
     for objective in results["objectives"]:
         values = [run["test"]["accuracy"] for run in objective["runs"]]
         assert objective["test"]["accuracy"]["mean"] == pytest.approx(np.mean(values))
         assert objective["test"]["accuracy"]["std"] == pytest.approx(np.std(values, ddof=1))
-        assert objective["step_ms"] > 0
+        low, high = objective["test"]["accuracy"]["interval"]
+        assert low <= np.mean(values) <= high
+        assert ("yardstick" in objective["label"]) == (objective["cost"] is None)
+    assert sum(o["against_best"] is None for o in results["objectives"]) == 1
     page = (out / "report.html").read_text("utf-8")
     assert "CrossEntropy" in page and "<svg" in page
-    assert not re.search(r"(src|href)=(?![\"']?data:)", page) and "http" not in page
+    assert not re.search(r"(src|href)=(?![\"']?(data:|#))", page) and "http" not in page and "<script" not in page
 
     assert main(command) == 0  # the same study may be run again, with the same numbers
     again = json.loads((out / "results.json").read_text("utf-8"))
@@ -207,7 +193,7 @@ def test_nan_is_a_failed_trial_and_reported(monkeypatch: pytest.MonkeyPatch, tmp
     Breaking.card = tl.CrossEntropy.card
     monkeypatch.setattr(tl, "Breaking", Breaking, raising=False)
     path = saved(tmp_path / "blobs.npz")
-    options = Options(path, losses=("CrossEntropy", "Breaking"), trials=2, seeds=1, epochs=1)
+    options = Options(path, losses=("CrossEntropy", "Breaking"), trials=2, seeds=1, epochs=1, yardstick=False)
     study = Study(options)
     study.measure()
     result = study.run()
@@ -215,7 +201,7 @@ def test_nan_is_a_failed_trial_and_reported(monkeypatch: pytest.MonkeyPatch, tmp
     assert first.label == "CrossEntropy" and first.failed == 0
     assert last.best is None and last.failed == 2 and not last.runs
     assert "became nan" in last.failures[0]
-    folder = Folder.find(Options(path, out=str(tmp_path / "out")), study.task.data)
+    folder = Folder.find(Options(path, out=str(tmp_path / "out")), study.task)
     folder.claim()
     folder.write(result)
     assert "became nan" in (tmp_path / "out" / "report.html").read_text("utf-8")
@@ -223,7 +209,8 @@ def test_nan_is_a_failed_trial_and_reported(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_the_time_limit_ends_with_what_is_finished(tmp_path: Path) -> None:
     path = saved(tmp_path / "blobs.npz")
-    options = Options(path, losses=("CrossEntropy", "Focal"), trials=500, seeds=2, epochs=2, time_limit=1.5 / 60)
+    losses = ("CrossEntropy", "Focal")
+    options = Options(path, losses=losses, trials=500, seeds=2, epochs=2, time_limit=1.5 / 60, yardstick=False)
     study = Study(options)
     study.measure()
     result = study.run()

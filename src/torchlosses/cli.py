@@ -57,24 +57,57 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains the same encoder with every objective, each tuned with the same number of trials, "
         "and reports the results on a test split that was used for nothing else.",
     )
-    compare.add_argument("data", metavar="DATA", help="digits, or a .npz file with arrays x and y")
-    compare.add_argument("--task", choices=catalog.TASKS[:3], default="classification")
+    compare.add_argument(
+        "data",
+        metavar="DATA",
+        help="digits; a .npz, .csv or .parquet file; a LibSVM file with query sizes (FILE.query beside it, or qid:); "
+        "a Hugging Face dataset directory",
+    )
+    compare.add_argument("--task", choices=catalog.TASKS, default="classification")
     compare.add_argument(
         "--loss",
         action="append",
         metavar="NAME[:param=value,...]",
         help="an objective; give the option once for each (default: a list for the task; 'all': every one)",
     )
+    for name, text in (
+        ("label", "the column of classes, of zeros and ones for several labels, or of grades (default y or label)"),
+        ("group", "the column of what belongs together: a ranking's query, or what no split may divide"),
+        ("left", "pairs: the column that is searched from"),
+        ("right", "pairs: the column that is found"),
+        ("text", "the column of text to read, with --encoder text:PATH"),
+    ):
+        compare.add_argument(f"--{name}", metavar="COLUMN", help=text)
+    compare.add_argument(
+        "--encoder",
+        default="mlp",
+        metavar="WHICH",
+        help="mlp, conv, linear, text:PATH (a sentence-transformers model, frozen, with a trained adapter), or "
+        "module:function, called with the shape of an example (default mlp)",
+    )
+    compare.add_argument("--noise", type=_share, default=0.0, help="share of training labels to flip (classification)")
+    compare.add_argument(
+        "--imbalance",
+        type=_factor,
+        default=1.0,
+        help="how many times as many training examples the first class keeps as the last (classification)",
+    )
+    compare.add_argument("--no-yardstick", action="store_true", help="without logistic regression or LightGBM beside")
     compare.add_argument("--trials", type=_count, default=12, help="settings tried for each (default 12)")
     compare.add_argument("--seeds", type=_count, default=5, help="trainings of the chosen one (default 5)")
     compare.add_argument("--epochs", type=_count, default=30, help="passes over the data (default 30)")
-    compare.add_argument("--out", metavar="DIR", help="where results.json and report.html go")
+    compare.add_argument("--out", metavar="DIR", help="where study.db, results.json and report.html go")
     compare.add_argument("--seed", type=int, default=0, help="what everything random follows (default 0)")
+    compare.add_argument(
+        "--storage",
+        metavar="URL",
+        help="a database that several workers share, such as postgresql://... (default: study.db in the directory)",
+    )
     compare.add_argument(
         "--time-limit",
         type=_minutes,
         metavar="MIN",
-        help="end within this many minutes with what is finished",
+        help="end within this many minutes with what is finished; the same command goes on later",
     )
     compare.set_defaults(run=_compare)
     return parser
@@ -97,6 +130,24 @@ def _minutes(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    return _number(text, 0.0, 0.9, "a share of at least 0 and at most 0.9")
+
+
+def _factor(text: str) -> float:
+    return _number(text, 1.0, 1e6, "a number of at least 1")
+
+
+def _number(text: str, low: float, high: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
 
 
@@ -197,7 +248,7 @@ def _plot(entry: catalog.Entry, path: Path) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     try:
-        from torchlosses.compare.study import Options
+        from torchlosses.compare.options import Options
         from torchlosses.compare.terminal import compare
     except ModuleNotFoundError as missing:
         raise _needs_extra("compare", missing) from None
@@ -212,6 +263,16 @@ def _compare(options: argparse.Namespace) -> int:
             out=options.out,
             seed=options.seed,
             time_limit=options.time_limit,
+            label=options.label,
+            group=options.group,
+            left=options.left,
+            right=options.right,
+            text=options.text,
+            encoder=options.encoder,
+            noise=options.noise,
+            imbalance=options.imbalance,
+            yardstick=not options.no_yardstick,
+            storage=options.storage,
         )
     )
 

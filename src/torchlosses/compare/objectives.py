@@ -50,6 +50,18 @@ DEFAULTS = {
         "Contrastive",
         "BarlowTwins",
     ),
+    "ranking": (
+        "CrossEntropy",
+        "BinaryCrossEntropy",
+        "ListNet",
+        "ListMLE",
+        "PListMLE",
+        "RankNet",
+        "LambdaRank",
+        "LambdaLoss",
+        "PairwiseLoss",
+        "Circle",
+    ),
 }
 
 
@@ -77,21 +89,19 @@ class Objective:
         """The paper's value of everything searched; the middle of the range where it names none."""
         return {n: _middle(h) if h.required else _single(h.default) for n, h in self.searched.items()}
 
+    def data(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What it needs to know of the training data."""
+        hypers = self.entry.loss.hyperparameters().values()
+        return {h.name: facts[h.name] for h in hypers if h.kind == "data" and h.name in facts and h.name not in self.fixed}
+
     def build(self, setting: Mapping[str, Any], facts: Mapping[str, Any]) -> Loss:
         """The loss with these values of what is searched, and what it needs to know of the training data."""
-        known = {
-            name: facts[name]
-            for name, hyper in self.entry.loss.hyperparameters().items()
-            if hyper.kind == "data" and name in facts and name not in self.fixed
-        }
-        return self.entry.loss(**known, **self.fixed, **setting)
+        return self.entry.loss(**self.data(facts), **self.fixed, **setting)
 
-    def code(self, setting: Mapping[str, Any]) -> str:
-        """The constructor call, as one writes it."""
-        values = {**self.fixed, **setting}
-        shown = [f"{name}={_short(value)}" for name, value in values.items()]
-        hypers = self.entry.loss.hyperparameters().values()
-        shown += [f"{h.name}={h.name}" for h in hypers if h.kind == "data" and h.required]
+    def code(self, setting: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+        """The constructor call, as one writes it; what comes from the training data by its name."""
+        shown = [f"{name}={_short(value)}" for name, value in {**self.fixed, **setting}.items()]
+        shown += [f"{name}={name}" for name in self.data(facts)]
         return f"torchlosses.{self.entry.name}({', '.join(shown)})"
 
 
@@ -103,12 +113,17 @@ def chosen(task: str, specifications: Sequence[str]) -> list[Objective]:
     found: dict[str, Objective] = {}
     for text in specifications:
         everything = text.casefold() == "all"
-        group = [Objective(e) for e in catalog.search(task=task)] if everything else [parse(text)]
+        group = [Objective(e) for e in _every(task)] if everything else [parse(text)]
         for objective in group:
             if objective.label in found and not everything:
                 raise Refusal(f"--loss: {objective.label} is given twice")
             found.setdefault(objective.label, objective)
     return list(found.values())
+
+
+def _every(task: str) -> list[catalog.Entry]:
+    """Every card that names the task; for ranking, also what is usually fed lists."""
+    return [e for e in catalog.entries() if task in e.card.tasks or (task == "ranking" and e.card.scores == "list")]
 
 
 def parse(text: str) -> Objective:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from torchlosses.compare.devices import Device
 from torchlosses.compare.encoder import Model
 from torchlosses.compare.objectives import Objective
-from torchlosses.compare.tasks import Task
+from torchlosses.compare.tasks.base import Output, Task
 from torchlosses.loss import Loss
 
 RATE = "learning_rate"
+DEFAULT_RATE = 3e-3
+RATES = (1e-4, 3e-2)
+CHECKS = 6  # how often a training is looked at on validation
 
 
 class Failed(Exception):
@@ -31,6 +35,9 @@ class OutOfTime(Exception):
     """The time limit came before the end of the training."""
 
 
+Watch = Callable[[int, float], None]  # epochs done, metric on validation; may raise to end the training
+
+
 @dataclass(frozen=True)
 class Fit:
     """A trained model with its objective; the median time of a step; the mean loss of each epoch."""
@@ -39,6 +46,15 @@ class Fit:
     loss: Loss
     step_ms: float
     curve: tuple[float, ...]
+
+
+def checkpoints(epochs: int) -> tuple[int, ...]:
+    """After which epochs a training is looked at; the last is the end of it.
+
+    >>> checkpoints(30), checkpoints(2)
+    ((5, 10, 15, 20, 25, 30), (1, 2))
+    """
+    return tuple(sorted({math.ceil(epochs * k / CHECKS) for k in range(1, CHECKS + 1)}))
 
 
 def fit(
@@ -50,6 +66,8 @@ def fit(
     epochs: int,
     deadline: float = math.inf,
     max_steps: float = math.inf,
+    watch: Watch | None = None,
+    device: Device | None = None,
 ) -> Fit:
     """Trains from the same initial towers and in the same order of the data for every objective of one seed.
 
@@ -58,6 +76,8 @@ def fit(
     """
     hypers = {name: value for name, value in setting.items() if name != RATE}
     card = objective.entry.card
+    device = device or Device()
+    looks = checkpoints(epochs) if watch is not None else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = task.model(card)
@@ -76,7 +96,7 @@ def fit(
         curve: list[float] = []
         model.train()
         loss.train()
-        for _ in range(epochs):
+        for epoch in range(1, epochs + 1):
             values: list[float] = []
             for rows in task.epoch(order):
                 begin = time.perf_counter()
@@ -97,14 +117,21 @@ def fit(
                 if len(times) >= max_steps:
                     return Fit(model, loss, statistics.median(times), tuple(curve))
             curve.append(statistics.fmean(values))
+            if watch is not None and epoch in looks:
+                fitted = Fit(model, loss, statistics.median(times), tuple(curve))
+                watch(
+                    epoch, task.judge("validation", output(task, objective, fitted, "validation")).mean(task.metric) or 0.0
+                )
+                model.train()
+                loss.train()
     if not all(bool(p.isfinite().all()) for p in model.parameters()):
         raise Failed("the model's weights are not finite after training")
     return Fit(model, loss, statistics.median(times), tuple(curve))
 
 
-def judge(task: Task, objective: Objective, fitted: Fit, part: str) -> dict[str, float]:
-    """The metrics of a trained model on 'validation' or 'test'."""
+def output(task: Task, objective: Objective, fitted: Fit, part: str) -> Output:
+    """What a trained model says of 'validation' or 'test'."""
     fitted.model.eval()
     fitted.loss.eval()
     with torch.no_grad():
-        return task.evaluate(fitted.model, fitted.loss, objective.entry.card, getattr(task.split, part))
+        return task.predict(fitted.model, fitted.loss, objective.entry.card, part)
