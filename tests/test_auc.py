@@ -20,11 +20,11 @@ MAKERS: dict[str, Callable[[], tl.RowLoss]] = {
     "reweighted": lambda: tl.MacroAUC(kind="reweighted", phi="squared_hinge"),
     "margin_closed": lambda: tl.AUCMargin(auxiliaries="closed"),
     "margin_closed_v1": lambda: tl.AUCMargin(auxiliaries="closed", version="v1"),
-    "margin_learned": lambda: tl.AUCMargin(labels=3),
-    "partial_cvar": lambda: tl.PartialAUC(examples=50, labels=3, kind="cvar"),
-    "partial_kl": lambda: tl.PartialAUC(examples=50, labels=3, kind="kl"),
-    "partial_two_way": lambda: tl.PartialAUC(examples=50, labels=3, kind="two_way_kl", positive_temperature=0.5),
-    "average_precision": lambda: tl.AveragePrecision(examples=50, labels=3),
+    "margin_learned": lambda: tl.AUCMargin(classes=3),
+    "partial_cvar": lambda: tl.PartialAUC(examples=50, classes=3, kind="cvar"),
+    "partial_kl": lambda: tl.PartialAUC(examples=50, classes=3, kind="kl"),
+    "partial_two_way": lambda: tl.PartialAUC(examples=50, classes=3, kind="two_way_kl", positive_temperature=0.5),
+    "average_precision": lambda: tl.AveragePrecision(examples=50, classes=3),
 }
 REMEMBERING = ("partial_cvar", "partial_kl", "partial_two_way", "average_precision")
 
@@ -193,8 +193,18 @@ def test_recipes_are_transposed() -> None:
     hot = labels[:, None] == torch.arange(3)
     scores = h @ w.T
     torch.testing.assert_close(loss(scores, tl.same_label(labels, torch.arange(3))), loss(scores, tl.multi_label(hot)))
-    with pytest.raises(TypeError, match="classes\\(\\) has no transpose"):
-        loss(scores, tl.classes(labels))
+    torch.testing.assert_close(loss(scores, tl.classes(labels)), loss(scores, tl.multi_label(hot)))
+    weight = torch.tensor([1.0, 2.0, 0.0])
+    loss.reduction, loss._reduction = "none", tl.reductions.as_reduction("none")
+    each = loss(scores, tl.classes(labels))
+    weighted = tl.PairwiseAUC()(scores, tl.classes(labels, weight))
+    torch.testing.assert_close(weighted, (each[0] + 2 * each[1]) / 3)
+    part = loss(scores[:6], tl.classes(labels[:6]))
+    torch.testing.assert_close(loss(scores, tl.classes(torch.cat([labels[:6], torch.full((3,), -100)]))), part)
+    with pytest.raises(ValueError, match="class indices"):
+        loss(scores, tl.classes(labels + 1))
+    with pytest.raises(TypeError, match="teacher"):
+        loss(scores, tl.teacher(scores))
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -280,7 +290,7 @@ def test_gradient_accumulation(name: str) -> None:
 def test_ids_and_shapes_are_checked() -> None:
     scores, targets = batch()
     hot = tl.multi_label(targets.rows["hot"])
-    loss = tl.PartialAUC(examples=10, labels=3)
+    loss = tl.PartialAUC(examples=10, classes=3)
     with pytest.raises(ValueError, match=r"ids: expected integers in \[0, 10\), got 10 at row 3"):
         loss(scores, targets)
     with pytest.raises(TypeError, match="ids: PartialAUC needs it in training mode"):
@@ -289,9 +299,9 @@ def test_ids_and_shapes_are_checked() -> None:
         loss(scores, hot.given(ids=torch.rand(9)))
     with pytest.raises(ValueError, match="ids"):
         loss(scores, hot.given(ids=torch.arange(4)))
-    with pytest.raises(ValueError, match="expected 3 labels"):
+    with pytest.raises(ValueError, match="expected classes=3 columns"):
         loss(scores[:, :2], tl.multi_label(targets.rows["hot"][:, :2]).given(ids=torch.arange(9)))
-    with pytest.raises(ValueError, match="expected 1 labels"):
+    with pytest.raises(ValueError, match="expected classes=1 columns"):
         tl.AUCMargin()(scores, hot)
     with pytest.raises(ValueError, match="margin: expected a number >= 0 with phi='barrier_hinge'"):
         tl.PairwiseAUC(phi="barrier_hinge", margin=-1.0)

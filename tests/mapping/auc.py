@@ -55,7 +55,7 @@ def margin(case: Case) -> Computed:
     prior = hp.get("imratio")
     if "v1_libauc" in case.entry["recipe"]:  # there the batch's share and its complement are float32
         prior = case["targets"].float().mean()
-    loss = tl.AUCMargin(version=hp["version"], margin=hp["margin"], prior=prior, ascent=False, labels=labels)
+    loss = tl.AUCMargin(version=hp["version"], margin=hp["margin"], prior=prior, ascent=False, classes=labels)
     names = ("a", "b", "alpha")
     for name in names:
         start = case[name].detach() if name in case else torch.tensor(hp[name], dtype=torch.float64)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchlosses.engine.batch import Batch
+from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import choice, data
 from torchlosses.loss import RowLoss
 from torchlosses.losses.ids import checked_ids
@@ -20,9 +21,9 @@ class ByLabel(RowLoss):
     """A rule on the columns of the scores: each label's examples are one row, and the mean is over labels.
 
     Call with scores (B,) of a binary problem, (B, L) of L labels or a recipe of that shape, and 0/1 targets of the same
-    shape, or ``multi_label``, ``graded``, ``same_label``, ``paired``. Fields (B,) belong to the examples, ``weight`` (L,)
-    to the labels; reduction='none' gives (L,). A label without positives or without negatives has no pairs and, by
-    default, is left out of the mean.
+    shape, or ``multi_label``, ``graded``, ``same_label``, ``paired``; ``classes`` are one against the rest. Fields (B,)
+    belong to the examples, ``weight`` (L,) to the labels; reduction='none' gives (L,). A label without positives or
+    without negatives has no pairs and, by default, is left out of the mean.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("positive",)
@@ -40,6 +41,13 @@ class ByLabel(RowLoss):
         found = super()._targets(targets)
         return found.T.given(**found.fields)
 
+    def _problem(
+        self, scores: Scores | Tensor, targets: Targets | Tensor, given: dict[str, Tensor]
+    ) -> tuple[Problem, torch.Size, dict[str, Tensor]]:
+        if isinstance(targets, Targets) and targets.kind == "classes":
+            targets = one_against_rest(targets, as_scores(scores).columns_count)
+        return super()._problem(scores, targets, given)
+
     @staticmethod
     def _field(name: str, tensor: Tensor, recipe: Scores) -> Tensor:
         if name != "weight" and tensor.dim() == 1 and tensor.shape[0] == recipe.columns_count:
@@ -52,30 +60,30 @@ class ByLabel(RowLoss):
 
 
 class Remembering(ByLabel):
-    """Keeps numbers for every example (and label) in buffers (labels, examples), by ``targets.given(ids=...)``.
+    """Keeps numbers for every example (and label) in buffers (classes, examples), by ``targets.given(ids=...)``.
 
     They move in training mode, once per call; evaluation reads them, or without ids their starting values. Of equal ids
     in one batch one is kept.
     """
 
     examples: int = data("number of training examples, an integer >= 1")
-    labels: int = data("number of labels, an integer >= 1", 1)
+    classes: int = data("number of labels (columns), an integer >= 1", 1)
 
     def memories(self) -> dict[str, float]:
         """The buffers' names and what they start with."""
         raise NotImplementedError
 
     def setup(self) -> None:
-        for name in ("examples", "labels"):
+        for name in ("examples", "classes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
         for name, start in self.memories().items():
-            self.register_buffer(name, torch.full((self.labels, self.examples), start))
+            self.register_buffer(name, torch.full((self.classes, self.examples), start))
 
     def check(self, recipe: Scores, targets: Targets) -> None:
         super().check(recipe, targets)
-        check_labels(recipe.rows, self.labels)
+        check_labels(recipe.rows, self.classes)
 
     def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         ids = fields.get("ids")
@@ -96,6 +104,16 @@ class Remembering(ByLabel):
             buffer[:, fields["ids"][0].long()] = updates[name].to(buffer.dtype)
 
 
-def check_labels(rows: int, labels: int) -> None:
-    if rows != labels:
-        raise ValueError(f"scores: expected {labels} labels (columns) as the loss was made for, got {rows}")
+def one_against_rest(targets: Targets, columns: int) -> Targets:
+    """Classes as labels: an ignored example has no cells, a class's weight is its label's."""
+    index, ignore = targets.rows["index"], targets.options["ignore_index"]
+    RowLoss._check_index(index, ignore, columns)
+    hot = index[:, None] == torch.arange(columns, device=index.device)
+    found = multi_label(hot, (index != ignore)[:, None].expand_as(hot)).given(**targets.fields)
+    weight = targets.shared.get("class_weight")
+    return found if weight is None else found.given(weight=weight)
+
+
+def check_labels(rows: int, classes: int) -> None:
+    if rows != classes:
+        raise ValueError(f"scores: expected classes={classes} columns, as the loss was made for, got {rows}")

@@ -26,13 +26,13 @@ class AUCMargin(ByLabel):
     Arguments:
         version: 'v2' :math:`w_p=1/|P|, w_q=1/|N|, k=1`; 'v1' :math:`w_p=(1-\pi)/n, w_q=\pi/n, k=\pi(1-\pi)`.
         margin: m > 0.
-        prior: pi of 'v1', the share of positives in the training data: a number or a tensor (labels,) in (0, 1); None: the
+        prior: pi of 'v1', the share of positives in the training data: a number or a tensor (classes,) in (0, 1); None: the
             batch's share.
         auxiliaries: 'learned' (parameters ``a``, ``b``, ``alpha``, one of each per label), or 'closed': their optimum on the
             batch, which is the sum of both variances plus the squared hinge of the centres' distance (times k).
         ascent: the gradient of alpha is reversed, so that an optimizer that descends maximizes over alpha. With False it is
             the plain derivative, for optimizers that ascend by themselves.
-        labels: number of labels (columns), the size of the parameters.
+        classes: number of labels (columns), the size of the parameters.
 
     Call with scores (B,) or (B, L) and 0/1 targets. In training mode alpha < 0 is projected to 0 before the call.
 
@@ -50,6 +50,7 @@ class AUCMargin(ByLabel):
         family="auc",
         formula=r"\mathrm{var}_P(s)+\mathrm{var}_N(s)+\mathrm{relu}(m+\bar s_N-\bar s_P)^2\ \text{(closed)}",
         purpose="Maximise the AUC on imbalanced data without forming pairs.",
+        tasks=("classification",),
         scores="linear",
         aliases=("AUCMLoss", "AUCM", "MultiLabelAUCMLoss", "AUC min-max"),
         cost="O(B) per label",
@@ -60,30 +61,30 @@ class AUCMargin(ByLabel):
 
     version: str = choice("v2", "how classes are weighted", options=("v1", "v2"))
     margin: float = real(1.0, "distance of the centres", above=0, search=(0.1, 1.0))
-    prior: float | Tensor | None = data("share of positives: a number or a tensor (labels,) in (0, 1)", None)
+    prior: float | Tensor | None = data("share of positives: a number or a tensor (classes,) in (0, 1)", None)
     auxiliaries: str = choice("learned", "where a, b and alpha come from", options=("learned", "closed"))
     ascent: bool = flag(True, "whether the gradient of alpha is reversed")
-    labels: int = data("number of labels, an integer >= 1", 1)
+    classes: int = data("number of labels (columns), an integer >= 1", 1)
 
     a: Tensor
     b: Tensor
     alpha: Tensor
 
     def setup(self) -> None:
-        if isinstance(self.labels, bool) or not isinstance(self.labels, int) or self.labels < 1:
-            raise ValueError(f"labels: expected an integer >= 1, got {self.labels!r}")
+        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 1:
+            raise ValueError(f"classes: expected an integer >= 1, got {self.classes!r}")
         if self.prior is not None:
             share = torch.as_tensor(self.prior)
-            if share.dim() > 1 or share.numel() not in (1, self.labels) or not bool(((share > 0) & (share < 1)).all()):
-                raise ValueError(f"prior: expected numbers in (0, 1), one or {self.labels} of them, got {self.prior!r}")
+            if share.dim() > 1 or share.numel() not in (1, self.classes) or not bool(((share > 0) & (share < 1)).all()):
+                raise ValueError(f"prior: expected numbers in (0, 1), one or {self.classes} of them, got {self.prior!r}")
         if self.auxiliaries == "learned":
             for name in ("a", "b", "alpha"):
-                self.register_parameter(name, nn.Parameter(torch.zeros(self.labels)))
+                self.register_parameter(name, nn.Parameter(torch.zeros(self.classes)))
 
     def check(self, recipe: Scores, targets: Targets) -> None:
         super().check(recipe, targets)
         if self.auxiliaries == "learned":
-            check_labels(recipe.rows, self.labels)
+            check_labels(recipe.rows, self.classes)
 
     def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if self.training and self.auxiliaries == "learned":
@@ -117,4 +118,4 @@ class AUCMargin(ByLabel):
     def _prior(self, like: Tensor, rows: slice) -> Tensor:
         if not isinstance(self.prior, Tensor):
             return torch.full_like(like, self.prior or 0.0)
-        return self.prior.reshape(-1).expand(self.labels)[rows]
+        return self.prior.reshape(-1).expand(self.classes)[rows]

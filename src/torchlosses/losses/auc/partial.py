@@ -30,7 +30,7 @@ class PartialAUC(Remembering):
       :math:`u_p^{\lambda/\tau-1}e^{l/\lambda}l/W`: hard positives weigh more too.
 
     Arguments:
-        examples, labels: numbers of training examples and labels; ids lie in [0, examples).
+        examples, classes: numbers of training examples and of labels (columns); ids lie in [0, examples).
         kind: 'cvar', 'kl' or 'two_way_kl'.
         beta: share of negatives of 'cvar', in (0, 1]. eta: step of u, > 0.
         negative_temperature: lambda > 0; positive_temperature: tau > 0.
@@ -54,6 +54,7 @@ class PartialAUC(Remembering):
         family="auc",
         formula=r"\frac1{|P||N|}\sum_{p,q}\mathrm{sg}[e^{l_{pq}/\lambda}/u_p]\,l_{pq}",
         purpose="Rank well where it counts: at low false positive rates (and high true positive rates).",
+        tasks=("classification",),
         scores="linear",
         aliases=("pAUC_CVaR_Loss", "pAUCLoss", "SOPA", "SOPA-s", "SOTA-s", "tpAUC_KL_Loss", "tpAUC_CVaR_Loss"),
         cost="O(B^2) per label, one number per example",
@@ -80,7 +81,7 @@ class PartialAUC(Remembering):
 
     def setup(self) -> None:
         super().setup()
-        self.register_buffer("total", torch.full((self.labels,), -torch.inf))
+        self.register_buffer("total", torch.full((self.classes,), -torch.inf))
 
     def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {"total": self.total.clone(), **super().prepare(fields, batch)}
@@ -128,7 +129,7 @@ class AveragePrecision(Remembering):
     :math:`\mathrm{mean}_k1[k\in P]l_{pk}`, moved before they are used.
 
     Arguments:
-        examples, labels: numbers of training examples and labels; ids lie in [0, examples).
+        examples, classes: numbers of training examples and of labels (columns); ids lie in [0, examples).
         rate: gamma in (0, 1].
         phi, margin, slope: the surrogate, as PairwiseAUC.
 
@@ -149,6 +150,7 @@ class AveragePrecision(Remembering):
         family="auc",
         formula=r"\frac1{|P|n}\sum_{p,k}\mathrm{sg}\Big[\frac{P_p-U_p1[k\in P]}{U_p^2}\Big]l_{pk}",
         purpose="Optimise the area under the precision-recall curve when positives are rare.",
+        tasks=("classification",),
         scores="linear",
         aliases=("APLoss", "SOAP", "AUPRCLoss"),
         cost="O(B^2) per label, two numbers per example",
