@@ -537,6 +537,13 @@ def test_drawn_right_columns_are_asked_for_alone() -> None:
     assert any(torch.isclose(first[0], pair) for pair in row)
 
 
+def test_one_drawn_right_column_is_right_on_average() -> None:
+    s = scores().detach()
+    loss = tl.DecoupledSoftmax(temperature=1.0, sample=True, seed=0)
+    mean = torch.stack([loss(s, tl.multi_label(HOT)) for _ in range(2000)]).mean()
+    torch.testing.assert_close(mean, tl.DecoupledSoftmax(temperature=1.0)(s, tl.multi_label(HOT)), rtol=0.01, atol=0)
+
+
 def test_recovered_labels_need_a_sure_and_an_unusual_probability() -> None:
     s = torch.tensor([[4.0, 4.0, 1.5], [4.0, 0.0, 0.0]])
     found = tl.recovered_labels(s, torch.tensor([[0, 0, 1], [0, 0, 0]]))

@@ -82,9 +82,9 @@ class VectorScaling(LogitAdjusted):
         formula=r"-\log\frac{e^{s_y/\Delta_y+\iota_y}}{\sum_j e^{s_j/\Delta_j+\iota_j}}",
         purpose="Long-tailed classification with networks that fit the training set.",
         tasks=("classification",),
-        aliases=("VSLoss", "VS loss", "CDT (tau=0)"),
+        aliases=("VSLoss", "VS loss", "CDT", "class-dependent temperatures"),
         detached="scales and shifts",
-        equals=("LogitAdjusted at gamma=0",),
+        equals=("LogitAdjusted at gamma=0", "class-dependent temperatures (CDT, arXiv:2001.01385) at tau=0"),
     )
 
     gamma: float = real(0.3, "strength of the multiplicative part", low=0, search=(0.05, 0.5))

@@ -24,11 +24,36 @@ from torchlosses.targets import Targets
 ROUNDS = 32  # bisections, as the released code; two Newton steps inside the last bracket make the threshold exact
 
 
-class DecoupledSoftmax(InfoNCE):
+class SampledPositives(Draws):
+    """Mixin of losses that may ask for a few drawn right columns of each row instead of all."""
+
+    sample: bool = flag(False, "draw some of a row's right columns and leave the others out")
+
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """One random number per row, as the field ``draw``."""
+        if not self.sample:
+            return {}
+        return {"draw": self.drawn(lambda g: torch.randint(1 << 62, (batch.rows, 1), generator=g), batch.device)}
+
+
+def kept_positives(targets: Block, draw: Tensor, k: int) -> Block:
+    """The block with k of the right cells of each row, drawn by one number per row, and the other right cells ignored."""
+    where = targets.positive
+    key = draw + torch.arange(1, where.shape[1] + 1, device=draw.device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):  # the mixer of SplitMix64
+        key = (key ^ (key >> shift)) * factor
+    key = key.masked_fill(~where, torch.iinfo(key.dtype).min)
+    chosen = torch.zeros_like(where).scatter_(1, key.topk(min(k, where.shape[1]), dim=1).indices, True)
+    return targets.keep(chosen | ~where)
+
+
+class DecoupledSoftmax(SampledPositives, InfoNCE):
     r"""Decoupled softmax for many labels: each right column competes with the wrong ones only, mean over the right ones.
 
     Arguments:
         temperature: divides the scores, > 0.
+        sample: one right column of each row is drawn and the others left out: the same value on average.
+        seed: of that draw's generator, whose state is in ``state_dict``.
 
     >>> import torch, torchlosses as tl
     >>> tl.DecoupledSoftmax(temperature=1.0)(torch.tensor([[2.0, 1.0, 0.0]]), tl.multi_label(torch.tensor([[1, 1, 0]])))
@@ -50,6 +75,18 @@ class DecoupledSoftmax(InfoNCE):
 
     temperature = 0.05
     positives_in_denominator = "own"
+
+    def rule(
+        self,
+        scores: Tensor,
+        targets: Block,
+        *,
+        draw: Tensor | None = None,
+        log_weight: Tensor | None = None,
+        positive_weight: Tensor | None = None,
+    ) -> Returned:
+        kept = targets if draw is None else kept_positives(targets, draw, 1)
+        return super().rule(scores, kept, log_weight=log_weight, positive_weight=positive_weight)
 
 
 class _Threshold(torch.autograd.Function):
@@ -114,7 +151,7 @@ def soft_top_k(scores: Tensor, k: int | Tensor, alpha: float = 2.0) -> Tensor:
     return _log_soft_top_k(flat, many, torch.ones_like(flat, dtype=torch.bool), alpha).exp().reshape(scores.shape)
 
 
-class SoftTopK(Draws, RowLoss):
+class SoftTopK(SampledPositives, RowLoss):
     r"""Soft top-k loss: minus the mean log of the soft top-k membership of a row's right columns.
 
     Memberships ``q_j = sigmoid(alpha (s_j / temperature + t))`` of a row sum to k (:func:`soft_top_k`): it is enough that
@@ -154,7 +191,6 @@ class SoftTopK(Draws, RowLoss):
     k: int | None = integer(5, "how many columns may be on top", low=1, optional=True, search=(1, 100))
     alpha: float = real(2.0, "sharpness", above=0, search=(0.5, 8.0, "log"))
     temperature: float = real(0.05, "divides the scores", above=0, search=(0.02, 1.0, "log"))
-    sample: bool = flag(False, "ask for k drawn right columns where a row has more")
 
     def prescale(self) -> float:
         return 1 / self.temperature
@@ -164,28 +200,14 @@ class SoftTopK(Draws, RowLoss):
         if self.k is not None and self.k >= recipe.columns_count:
             raise ValueError(f"k: expected less than the {recipe.columns_count} columns of the scores, got {self.k}")
 
-    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        if not self.sample or self.k is None:
-            return {}
-        return {"draw": self.drawn(lambda g: torch.randint(1 << 62, (batch.rows, 1), generator=g), batch.device)}
-
     def rule(self, scores: Tensor, targets: Block, *, draw: Tensor | None = None, **fields: Tensor) -> Returned:
         if draw is not None and self.k is not None:
-            targets = targets.keep(~(targets.positive & ~_drawn(draw, targets.positive, self.k)))
+            targets = kept_positives(targets, draw, self.k)
         positive = targets.count(targets.positive)
         k = positive if self.k is None else torch.full_like(positive, float(self.k))
         log_q = _log_soft_top_k(scores, k[:, None], targets.valid, self.alpha)
         value = -targets.mean(log_q, targets.positive)
         return torch.where(targets.count() > k, value, 0.0), positive > 0
-
-
-def _drawn(draw: Tensor, where: Tensor, k: int) -> Tensor:
-    """k of the chosen cells of each row at random (all where there are fewer), from one number per row."""
-    key = draw + torch.arange(1, where.shape[1] + 1, device=draw.device) * -7046029254386353131
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):  # the mixer of SplitMix64
-        key = (key ^ (key >> shift)) * factor
-    key = key.masked_fill(~where, torch.iinfo(key.dtype).min)
-    return torch.zeros_like(where).scatter_(1, key.topk(min(k, where.shape[1]), dim=1).indices, True)
 
 
 class TripletOHNM(RowLoss):

@@ -419,7 +419,7 @@ class EqualizationV2(SigmoidLoss):
     def commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
         for name in ("positive", "negative"):
             buffer = getattr(self, name)
-            buffer += updates[name].sum(0)[: buffer.numel()].to(buffer.dtype)
+            buffer += updates[name].sum(0)[: buffer.numel()].to(buffer)
         self.ratio.copy_(self.positive / (self.negative + 1e-10))
 
 
