@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import torchlosses as tl
+from benchmarks.spherical import Factored
 from torchlosses.engine import spherical
 from torchlosses.engine.blocked import Walk
 from torchlosses.engine.problem import Problem
@@ -184,6 +185,22 @@ def test_state_free_values_without_gradients_and_with_frozen_parts() -> None:
             torch.testing.assert_close(tl.ZLoss()(tl.linear(h, w, b), y), whole.detach())
         frozen = tl.ZLoss()(tl.linear(h, w.detach(), b.detach()), y)
         torch.testing.assert_close(torch.autograd.grad(frozen, h), torch.autograd.grad(whole, h))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_factored_head_of_the_benchmark_is_gradient_descent(name: str) -> None:
+    weight = operands()[1].detach()
+    head, loss = Factored(weight, LOSSES[name]()), LOSSES[name]()
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        h = torch.randn(20, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+        y = torch.randint(70, (20,), generator=generator)
+        weight.requires_grad_()
+        value = loss(tl.linear(h, weight), y)
+        by_weight, by_h = torch.autograd.grad(value, (weight, h))
+        torch.testing.assert_close(head.step(h, y, 0.01), (value.detach(), by_h))
+        weight = weight.detach() - 0.01 * by_weight
+        torch.testing.assert_close(head.weight, weight)
 
 
 # --- the rules themselves --------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from torchlosses.card import Card
 from torchlosses.engine.batch import Batch
@@ -14,6 +13,7 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned
 from torchlosses.hyperparameters import data, flag, real
 from torchlosses.loss import RowLoss
+from torchlosses.losses.classification.differences import differences, normalized
 from torchlosses.losses.ids import checked_ids
 
 # The smallest temperature: at alpha = 1 the paper's update can reach 0.
@@ -89,13 +89,11 @@ class ALDR(RowLoss):
     def rule(
         self, scores: Tensor, targets: Block, *, temperature: Tensor, ids: Tensor | None = None, **fields: Tensor
     ) -> Returned:
-        z = functional.softplus(scores) if self.softplus else scores
-        size = targets.mean(z.abs())
-        z = z / torch.where(size > 0, size, 1.0)[:, None]
+        z = normalized(scores, targets, "softplus_mean" if self.softplus else "l1_mean")
         columns = targets.count()
         log_columns = columns.clamp(min=2).log()
         moved = self._moved(z.detach(), targets, temperature.to(z.dtype), log_columns)
-        gap = z - targets.target(z)[:, None] + self.margin * (~targets.positive).to(z.dtype)
+        gap = differences(z, targets, self.margin)
         soft = targets.logsumexp(gap / moved[:, None]) - columns.clamp(min=1).log()
         value = moved * soft - self.alpha * log_columns / (2 * self.lambda0) * (moved - self.lambda0).square()
         if ids is None:
