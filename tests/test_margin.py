@@ -308,6 +308,10 @@ def test_sub_centers_take_the_best_column() -> None:
         blocked = evaluated(tl.SubCenterArcFace(), x, w, y)
     for a, b in zip(blocked, evaluated(tl.SubCenterArcFace(), x, w, y), strict=True):
         assert torch.allclose(a, b)
+    for inner in (tl.CurricularFace, tl.AdaCos, tl.MadaCos):
+        pooled, plain = tl.SubCenters(inner()).double(), inner().double()
+        assert torch.allclose(pooled(tl.cosine(x, w), y), plain(best, y))
+        assert all(torch.allclose(a, b) for a, b in zip(pooled.buffers(), plain.buffers(), strict=True))
     holes = torch.tensor([[0.5, -math.inf, -math.inf, -math.inf, 0.2, 0.1]], dtype=torch.float64)
     assert torch.allclose(
         tl.SubCenters(tl.CrossEntropy(), centers=2)(holes, torch.tensor([0])),

@@ -313,10 +313,7 @@ class RowLoss(Loss):
             fields[name] = self._field(name, tensor, recipe)
         if "query_norm" in needed | free and "query_norm" not in fields:
             fields["query_norm"] = recipe.query_norm
-        batch = Batch(recipe, self.prescale(), targets)
-        if "target_norm" in needed | free and "target_norm" not in fields:
-            fields["target_norm"] = recipe.key_norm[batch.targets.index]
-        fields.update(self.wrapped().prepare(fields, batch))
+        fields.update(self.wrapped().prepare(fields, self._batch(recipe, targets)))
         missing = needed - set(fields)
         if missing:
             name = sorted(missing)[0]
@@ -324,6 +321,10 @@ class RowLoss(Loss):
                 f"{name}: {type(self).__name__} needs it, one entry per row; attach it with targets.given({name}=tensor)"
             )
         return {n: t for n, t in fields.items() if n in needed | free or n == "weight"}
+
+    def _batch(self, recipe: Scores, targets: Targets) -> Batch:
+        """What ``prepare`` sees of the call."""
+        return Batch(recipe, self.prescale(), targets)
 
     @staticmethod
     def _field(name: str, tensor: Tensor, recipe: Scores) -> Tensor:
@@ -444,6 +445,9 @@ class Wrapper(RowLoss):
 
     def prescale(self) -> float | Tensor | None:
         return self.loss.prescale()
+
+    def _batch(self, recipe: Scores, targets: Targets) -> Batch:
+        return self.loss._batch(recipe, targets)
 
     def scale_teacher(self, scores: Scores) -> Scores:
         return self.loss.scale_teacher(scores)

@@ -85,10 +85,11 @@ class AdaCos(BatchScaled):
     @staticmethod
     def _next(scale: Tensor, batch: Batch) -> Tensor:
         targets, cosines = batch.targets, batch.scores()
-        counted = targets.counted
+        right = targets.target(cosines)
+        counted = targets.counted & (right > -torch.inf)
         rest = targets.logsumexp(scale * cosines, targets.negative).masked_fill(~counted, -torch.inf)
         mean = rest.logsumexp(0) - counted.sum().to(rest.dtype).clamp(min=1).log()
-        theta = lower_median(angle(targets.target(cosines)), counted).clamp(max=math.pi / 4)
+        theta = lower_median(angle(right), counted).clamp(max=math.pi / 4)
         return torch.where(counted.any() & (mean > -torch.inf), (mean / theta.cos()).clamp(min=0.1), scale)
 
     def transform(self, cosine: Tensor, targets: Block, **fields: Any) -> Tensor:
@@ -145,7 +146,8 @@ class MadaCos(BatchScaled):
     @torch.no_grad()
     def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         targets, cosines = batch.targets, batch.scores()
-        right, counted = targets.target(cosines), targets.counted
+        right = targets.target(cosines)
+        counted = targets.counted & (right > -torch.inf)
         median = lower_median(right, counted)
         against = math.log((1 - self.alpha) / self.alpha)
         scale = ((math.log(self.odds) + against) / (1 - median).clamp(min=1e-3)).clamp(min=self.min_scale)

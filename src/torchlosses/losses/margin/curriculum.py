@@ -54,9 +54,10 @@ class CurricularFace(ArcFace):
 
     def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if self.training:
-            counted = batch.targets.counted
+            right = batch.right() / self.scale
+            counted = batch.targets.counted & (right > -torch.inf)
             count = counted.sum()
-            mean = torch.where(counted, batch.right() / self.scale, 0.0).sum() / count.clamp(min=1)
+            mean = torch.where(counted, right, 0.0).sum() / count.clamp(min=1)
             self.t.lerp_(mean.to(self.t.dtype), self.momentum * (count > 0).to(self.t.dtype))
         return {"easiness": self.t.clone()}
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchlosses.card import Card
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.hyperparameters import real
 from torchlosses.losses.margin.softmax import MarginSoftmax
@@ -142,6 +143,9 @@ class LargeMarginSoftmax(SphereFace):
 
     def lengths(self, recipe: Scores, query_norm: Tensor) -> Scores:
         return super().lengths(recipe, query_norm) * recipe.key_norm.clamp(min=1e-12)[None, :]
+
+    def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return {"target_norm": batch.recipe.key_norm[batch.targets.index]}
 
     def factor(self, *, query_norm: Tensor, target_norm: Tensor, **fields: Any) -> Tensor:  # type: ignore[override]
         return super().factor(query_norm=query_norm) * target_norm.clamp(min=1e-12)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from torchlosses.card import Card
+from torchlosses.engine.batch import Batch
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome
 from torchlosses.hyperparameters import choice, integer, real
@@ -17,13 +19,29 @@ from torchlosses.scores import Scores
 from torchlosses.targets import Targets
 
 
+class PooledBatch(Batch):
+    """A call whose columns are classes, each scored by its best centre."""
+
+    def __init__(self, recipe: Scores, factor: float | Tensor | None, targets: Targets, centers: int) -> None:
+        super().__init__(recipe, factor, targets)
+        self.centers, self.columns = centers, self.columns // centers
+
+    def right(self) -> Tensor:
+        return self.targets.target(self.scores())
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        recipe = self._recipe if self._factor is None else self._recipe * self._factor
+        return recipe.tensor().reshape(self.rows, self.columns, self.centers).amax(-1).to(self.dtype)
+
+
 class SubCenters(Wrapper):
     r"""Any loss with class targets on scores with several columns per class: a class scores as its best column does.
 
     Columns ``cK .. cK + K - 1`` belong to class c; targets name classes. The first of equal columns gets the gradient.
 
     Arguments:
-        loss: a row loss whose targets are classes; losses that read statistics of all scores are not meant.
+        loss: a row loss whose targets are classes.
         centers: columns per class (K), >= 1.
 
     >>> import torch, torchlosses as tl
@@ -49,10 +67,13 @@ class SubCenters(Wrapper):
         if weight is not None and weight.shape[0] != columns:
             raise ValueError(f"weight: expected shape ({columns},), got {tuple(weight.shape)}")
 
+    def _batch(self, recipe: Scores, targets: Targets) -> Batch:
+        return PooledBatch(recipe, self.prescale(), targets, self.centers)
+
     def _evaluate(self, scores: Tensor, targets: Block, fields: dict[str, Tensor]) -> Outcome:
         rows, columns = targets.size[0], targets.size[1] // self.centers
         exists = None if targets.all_valid else targets.valid
-        shown = scores.detach() if exists is None else scores.detach().masked_fill(~exists, -float("inf"))
+        shown = scores.detach() if exists is None else scores.detach().masked_fill(~exists, -torch.inf)
         best = shown.reshape(rows, columns, self.centers).argmax(-1, keepdim=True)
         pooled = scores.reshape(rows, columns, self.centers).gather(-1, best).squeeze(-1)
         some = None if exists is None else exists.reshape(rows, columns, self.centers).any(-1)
@@ -87,7 +108,6 @@ class SubCenterArcFace(SubCenters):
         family="margin",
         formula=r"\mathrm{ArcFace}\left(\max_k\cos\theta_{jk}\right)",
         purpose="Face recognition and retrieval from noisily labelled images.",
-        tasks=("retrieval",),
         scores="cosine",
         aliases=("SubCenterArcFaceLoss", "sub-center ArcFace"),
         equals=("SubCenters(ArcFace())",),
