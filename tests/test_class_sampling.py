@@ -156,3 +156,14 @@ def test_other_wrappers_go_inside() -> None:
     x, w, _, y = problem()
     loss = tl.ClassSampling(tl.HardNegatives(tl.ArcFace(), k=2), rate=0.5, seed=0)
     assert torch.isfinite(loss(tl.cosine(x, w), y))
+
+
+def test_the_benchmark_measures_one_value_on_every_side(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import heads
+
+    size = heads.Size(batch=4, classes=30, features=5, rate=1.0)
+    found = [heads.measure(side, size, repeats=2) for side in heads.SIDES]
+    assert all(len(f["seconds"]) == 2 and f["value"] == pytest.approx(found[0]["value"], rel=1e-4) for f in found)
+    assert heads.need("usual code", heads.Size()) > heads.need("ArcFace", heads.Size())
+    assert heads.main(["--classes", "30", "--batch", "4", "--features", "5", "--repeats", "1", "--side", "ArcFace"]) == 0
+    assert '"value"' in capsys.readouterr().out
