@@ -176,6 +176,14 @@ def test_gradients(name: str) -> None:
     assert torch.autograd.gradcheck(lambda s: loss(s, targets), scores.requires_grad_())
 
 
+def test_gradients_of_frozen_memories() -> None:
+    """The top share of negatives does not change within a small step, so the loss is differentiable as it stands."""
+    scores, targets = batch()
+    loss = tl.PartialAUC(examples=50, classes=3, kind="cvar").double().eval()
+    loss.memory.fill_(0.5)
+    assert torch.autograd.gradcheck(lambda s: loss(s, targets), scores.requires_grad_())
+
+
 @pytest.mark.parametrize("phi", ["square", "squared_hinge", "logistic"])
 def test_second_derivatives(phi: str) -> None:
     scores, targets = batch()

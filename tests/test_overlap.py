@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import torchlosses as tl
+from torchlosses.losses.overlap import Confusion
 
 SEGMENT: dict[str, Callable[[], tl.Loss]] = {
     "dice": lambda: tl.Dice(smooth=0.0),
@@ -234,6 +235,31 @@ def test_lovasz_hinge_images_and_ties() -> None:
     part = tl.LovaszHinge()(scores[:, :3], targets[:, :3])
     torch.testing.assert_close(tl.LovaszHinge()(scores, targets, mask), part)
     torch.testing.assert_close(tl.LovaszHinge(ignore_index=255)(scores, targets.masked_fill(~mask, 255)), part)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4])
+def test_binary_forms_are_finite(dtype: torch.dtype, size: float) -> None:
+    torch.manual_seed(10)
+    scores = (torch.randn(2, 1, 6).clamp(-1, 1) * size).to(dtype).requires_grad_()
+    for targets in (torch.zeros(2, 1, 6), torch.ones(2, 1, 6), (torch.rand(2, 1, 6) > 0.5).float()):
+        for loss in (
+            tl.LovaszHinge(),
+            tl.MatthewsCorrelation(),
+            tl.Dice(activation="sigmoid", over="all", smooth=0.0, focus=0.01, gamma=0.5),
+        ):
+            value = loss(scores, targets)
+            (gradient,) = torch.autograd.grad(value, scores)
+            assert torch.isfinite(value) and torch.isfinite(gradient).all()
+
+
+def test_a_metric_of_ones_own() -> None:
+    class Specificity(tl.AnyLoss):
+        def score(self, counts: Confusion) -> Tensor:
+            return counts.tn / counts.negatives
+
+    scores, targets = torch.tensor([9.0, -9.0, -9.0, 9.0]), torch.tensor([0, 0, 0, 1])
+    torch.testing.assert_close(Specificity()(scores, targets), torch.tensor(1 / 3))
 
 
 def test_wrong_inputs_are_refused() -> None:

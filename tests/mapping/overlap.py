@@ -153,7 +153,8 @@ def kornia_lovasz_softmax(case: Case) -> Computed:
 def lovasz_hinge(case: Case) -> Computed:
     hp = case.hp
     loss = tl.LovaszHinge(
-        over="image" if hp.get("per_image") else "batch", ignore_index=hp.get("ignore_index", hp.get("ignore"))
+        over="image" if hp.get("per_image", "kornia" in case.entry["recipe"]) else "batch",
+        ignore_index=hp.get("ignore_index", hp.get("ignore")),
     )
     return loss(case["scores"], case["labels"] if "labels" in case else case["targets"])
 

@@ -1,5 +1,6 @@
 """Objectives on the overlap of soft masks and on the confusion matrix."""
 
+from torchlosses.losses.overlap.confusion import Confusion, soft_confusion
 from torchlosses.losses.overlap.dice import Dice, GeneralizedDice, JaccardMetric
 from torchlosses.losses.overlap.lovasz import LovaszHinge, LovaszSoftmax
 from torchlosses.losses.overlap.metrics import AnyLoss, MatthewsCorrelation
@@ -8,6 +9,7 @@ from torchlosses.losses.overlap.unified import UnifiedFocal
 
 __all__ = [
     "AnyLoss",
+    "Confusion",
     "Dice",
     "GeneralizedDice",
     "JaccardMetric",
@@ -16,4 +18,5 @@ __all__ = [
     "MatthewsCorrelation",
     "SelfAdjustingDice",
     "UnifiedFocal",
+    "soft_confusion",
 ]

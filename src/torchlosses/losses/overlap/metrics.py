@@ -27,7 +27,8 @@ class AnyLoss(Overlap):
         over: 'batch' (one metric per column, averaged over columns), 'image', 'class' or 'all', as in Dice.
 
     Call with scores (B,), (B, L) or (B, L, *) and targets of the same shape in [0, 1]. A kind of example that does not
-    occur has rate 1 in 'gmean' and is left out of 'balanced_accuracy'; other ratios 0/0 are 0.
+    occur has rate 1 in 'gmean' and is left out of 'balanced_accuracy'; other ratios 0/0 are 0. For another metric override
+    :meth:`score`.
 
     >>> import torch, torchlosses as tl
     >>> scores, targets = torch.tensor([3.0, 1.0, -2.0, -4.0]), torch.tensor([1, 0, 0, 1])
@@ -71,9 +72,12 @@ class AnyLoss(Overlap):
             soft = Probabilities(self.slope * (soft.value - 0.5), "sigmoid")
         return soft_confusion(masks.only(soft.value), masks.truth, self.axes(), counted=masks.counted) + self.smooth
 
+    def score(self, counts: Confusion) -> Tensor:
+        """The metric of the counts, larger is better; of their shape."""
+        return METRICS[self.metric](counts, self.beta)
+
     def value(self, masks: Masks) -> Tensor:
-        c = self._confusion(masks)
-        value = 1 - METRICS[self.metric](c, self.beta)
+        value = 1 - self.score(self._confusion(masks))
         present = masks.truth.sum(self.axes(), keepdim=True) > 0
         return self.averaged(value.squeeze(2), present.squeeze(2))
 
