@@ -50,6 +50,8 @@ class AsymmetricMultiLabel(SigmoidLoss):
         note="The official code's eps of 1e-8 stops the loss at 18.4; here it is exact unless eps is given.",
     )
 
+    copies = 16.0
+
     gamma_neg: float = real(4.0, "focusing exponent of wrong columns", low=0, search=(1.0, 6.0))
     gamma_pos: float = real(1.0, "focusing exponent of right columns", low=0, search=(0.0, 1.0))
     clip: float = real(0.05, "probability below which a wrong column is free", low=0, below=1, search=(0.0, 0.2))

@@ -160,6 +160,7 @@ class DistributionBalanced(SigmoidLoss):
     )
 
     accepts = ("grade",)
+    copies = 16.0
 
     class_counts: Tensor = data("training examples that carry each label, (C,)")
     examples: int = data("number of training examples")
@@ -318,6 +319,7 @@ class Equalization(SigmoidLoss):
     class_counts: Tensor = data("training examples that hold each class, (C,)")
     examples: int = data("number of training examples")
     accepts = ("grade",)
+    copies = 16.0
 
     threshold: float = real(1.76e-3, "frequency below which a class is rare", low=0, high=1, search=(1e-4, 1e-1, "log"))
     columns = "sum"
@@ -372,6 +374,7 @@ class EqualizationV2(SigmoidLoss):
     )
 
     accepts = ("grade",)
+    copies = 16.0
 
     classes: int = data("number of classes")
     gamma: float = real(12.0, "slope of the weights", above=0, search=(4.0, 20.0))

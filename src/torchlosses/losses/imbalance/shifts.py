@@ -52,6 +52,8 @@ class Seesaw(RowLoss):
         equals=("CrossEntropy at p=0, q=0",),
     )
 
+    copies = 16.0
+
     classes: int = data("number of classes")
     p: float = real(0.8, "strength of the mitigation by counts", low=0, search=(0.2, 1.2))
     q: float = real(2.0, "strength of the compensation of mistakes", low=0, search=(0.0, 3.0))
