@@ -168,8 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32\n"
-        f"batch {size.batch}, {size.classes:,} classes, {size.features} features, {size.rate:.0%} sampled; weights {size.weight / MIB:,.0f} MiB, matrix of scores "
-        f"{size.matrix / MIB:,.0f} MiB; {options.repeats} steps, peak beyond the operands with gradients included\n\n"
+        f"batch {size.batch}, {size.classes:,} classes, {size.features} features, {size.rate:.0%} sampled; "
+        f"weights {size.weight / MIB:,.0f} MiB, matrix of scores {size.matrix / MIB:,.0f} MiB\n"
+        f"{options.repeats} steps, peak beyond the operands with gradients included\n\n"
         f"{'a training step':32s} {'seconds [quartiles]':>24s} {'processor s':>14s} {'peak, MiB':>12s} {'value':>10s}"
     )
     for side in SIDES:
