@@ -80,4 +80,6 @@ class BiasLoss(RowLoss):
         return Outcome({"loss": (value, None)}, {"least": least.expand(value.shape)})
 
     def commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
+        if not updates["least"].numel():
+            return
         self.least_variance.copy_(torch.minimum(self.least_variance, updates["least"].min().to(self.least_variance)))

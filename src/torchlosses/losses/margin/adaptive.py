@@ -32,6 +32,8 @@ class BatchScaled(Margins):
 
 def lower_median(x: Tensor, where: Tensor) -> Tensor:
     """The lower median of the chosen entries of a vector; 0 where there are none."""
+    if not x.numel():
+        return x.sum()
     count = where.sum()
     place = ((count - 1) // 2).clamp(min=0)
     return torch.where(count > 0, x.masked_fill(~where, torch.inf).sort().values[place], 0.0)
@@ -152,6 +154,8 @@ class MadaCos(BatchScaled):
         against = math.log((1 - self.alpha) / self.alpha)
         scale = ((math.log(self.odds) + against) / (1 - median).clamp(min=1e-3)).clamp(min=self.min_scale)
         rest = targets.logsumexp(scale * cosines, targets.negative)
+        if not batch.rows:
+            return {"batch_scale": scale, "batch_margin": torch.zeros_like(scale)}
         if self.rows == "median_row":
             row = ((right == median) & counted).to(torch.uint8).argmax()
             level = rest[row]
