@@ -34,7 +34,6 @@ class Batch:
         size = (self.rows, self.columns)
         return Block(t.kind, dict(t.rows), dict(t.shared), dict(t.options), size, 0, self.dtype, self.device, None)
 
-    @torch.no_grad()
     def right(self) -> Tensor:
         """The right column's score (B,) as the rule will see it, without gradient; no whole matrix where features allow."""
         index = self.targets.index
@@ -43,11 +42,12 @@ class Batch:
         if len(self._recipe.pieces) > 1 or piece.right is None or piece.private or per_column:
             return self.targets.target(self.scores())
         own = replace(piece, right=piece.right[index][:, None], private=True, own_rows=None, own_columns=None)
-        recipe = Scores([own]) if self._factor is None else Scores([own]) * self._factor
-        return recipe.tensor().reshape(self.rows).to(self.dtype)
+        with torch.no_grad():
+            recipe = Scores([own]) if self._factor is None else Scores([own]) * self._factor
+            return recipe.tensor().reshape(self.rows).to(self.dtype)
 
-    @torch.no_grad()
     def scores(self) -> Tensor:
         """All scores (B, L) as the rule will see them, without gradient: one product, the whole matrix."""
-        recipe = self._recipe if self._factor is None else self._recipe * self._factor
-        return recipe.tensor().detach().reshape(self.rows, self.columns).to(self.dtype)
+        with torch.no_grad():
+            recipe = self._recipe if self._factor is None else self._recipe * self._factor
+            return recipe.tensor().detach().reshape(self.rows, self.columns).to(self.dtype)

@@ -36,7 +36,8 @@ def lower_median(x: Tensor, where: Tensor) -> Tensor:
         return x.sum()
     count = where.sum()
     place = ((count - 1) // 2).clamp(min=0)
-    return torch.where(count > 0, x.masked_fill(~where, torch.inf).sort().values[place], 0.0)
+    ordered = x.masked_fill(~where, torch.inf).sort().values
+    return torch.where(count > 0, ordered.gather(0, place[None]).squeeze(0), 0.0)
 
 
 class AdaCos(BatchScaled):
@@ -157,8 +158,8 @@ class MadaCos(BatchScaled):
         if not batch.rows:
             return {"batch_scale": scale, "batch_margin": torch.zeros_like(scale)}
         if self.rows == "median_row":
-            row = ((right == median) & counted).to(torch.uint8).argmax()
-            level = rest[row]
+            row = ((right == median) & counted).to(torch.uint8).argmax(0, keepdim=True)
+            level = rest.gather(0, row).squeeze(0)
         elif self.rows == "mean":
             level = rest.masked_fill(~counted, -torch.inf).logsumexp(0) - counted.sum().to(rest.dtype).clamp(min=1).log()
         else:
