@@ -20,6 +20,7 @@ LOSSES: dict[str, Callable[..., tl.RowLoss]] = {
     "z-loss": lambda **k: tl.ZLoss(a=0.5, b=2.0, **k),
     "spherical softmax": lambda **k: tl.SphericalSoftmax(eps=0.01, **k),
     "taylor": tl.TaylorSoftmax,
+    "rescaled square": lambda **k: tl.RescaledSquare(k=3.0, M=2.0, **k),
     "squared": lambda **k: tl.FenchelYoung(regularizer="squared", **k),
 }
 HEADS: dict[str, Callable[[Tensor, Tensor, Tensor], tl.Scores]] = {

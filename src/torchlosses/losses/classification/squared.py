@@ -79,6 +79,13 @@ class RescaledSquare(RowLoss):
     k: float = real(1.0, "factor of the right column's square", low=0, search=(1.0, 30.0, "log"))
     M: float = real(1.0, "the score that the right column should have", search=(1.0, 60.0, "log"))
 
+    summary = ("target", "squares")  # of the spherical family: a linear head needs no scores
+
+    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+        return self._square(row.target, row.squares - row.target.square(), targets)
+
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
-        wrong = targets.sum(scores.square(), targets.negative)
-        return (self.k * (targets.target(scores) - self.M).square() + wrong) / targets.count().clamp(min=1)
+        return self._square(targets.target(scores), targets.sum(scores.square(), targets.negative), targets)
+
+    def _square(self, right: Tensor, wrong: Tensor, targets: Block) -> Tensor:
+        return (self.k * (right - self.M).square() + wrong) / targets.count().clamp(min=1)
