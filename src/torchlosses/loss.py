@@ -173,6 +173,10 @@ class RowLoss(Loss):
         """Factors on the scores inside the numbers ``near`` and ``far``; the second is > 0."""
         return 1.0, 1.0
 
+    def each(self, log_p: Tensor) -> Tensor:
+        """What the number ``each`` sums over the existing columns: an elementwise function of log p."""
+        raise NotImplementedError
+
     def streams(self, targets: Targets) -> tuple[str, ...]:
         """Numbers of the row that these targets need; empty where only the block rule serves."""
         return self.summary
@@ -259,6 +263,7 @@ class RowLoss(Loss):
             summary=self.streams(wanted),
             summary_rule=self._evaluate_summary if self.summary else None,
             slopes=self.slopes(),
+            each=self.each,
             own_terms=self.own_terms,
             own_class_weight=self.own_class_weight,
         )

@@ -58,7 +58,7 @@ def _term(returned: Tensor | tuple[Tensor, Tensor]) -> Term:
     return returned, None
 
 
-SUMMARY = ("lse", "target", "rest", "total", "squares", "spread", "top")
+SUMMARY = ("lse", "target", "rest", "total", "squares", "spread", "each", "top")
 
 
 class Summary:
@@ -68,11 +68,13 @@ class Summary:
     rest: log-sum-exp of the wrong columns. total, squares: sum of scores and of their squares. spread: the sum of
     squared deviations from the mean score. top: the largest.
     near, far: log-sum-exp over the right columns of the first of the loss's slopes times the score, over the wrong ones of
-    the second; streamed only. mass: total target weight, columns: number of existing columns; both constants.
+    the second; streamed only. each: sum of the loss's own function of log p (``RowLoss.each``); streamed only.
+    mass: total target weight, columns: number of existing columns; both constants.
     """
 
     near: Tensor
     far: Tensor
+    each: Tensor
 
     def __init__(self, scores: Tensor, targets: Block) -> None:
         self._scores, self._targets = scores, targets

@@ -41,6 +41,7 @@ class Problem:
     summary: tuple[str, ...] = ()
     summary_rule: SummaryRule | None = None
     slopes: tuple[float, float] = (1.0, 1.0)
+    each: Callable[[Tensor], Tensor] | None = None
     own_terms: bool = False  # the rule's counts already say what `over` asks for
     own_class_weight: bool = False  # the rule's value already holds the class weights
     budget: budget.Budget = field(default_factory=budget.current)
@@ -88,12 +89,12 @@ class Problem:
         if any(op not in ("add", "hide") for op, _ in piece.tail):
             return False
         asked = set(self.summary)
-        if self.plan.masked and "total" in asked:
+        if (self.plan.masked and asked & {"total", "squares", "each"}) or {"squares", "each"} <= asked:
             return False
         if asked & {"near", "far"}:
             return self.kind in POOLED and not piece.tail and asked <= {"near", "far"}
         if self.kind in WITH_INDEX:
-            return asked <= {"lse", "target", "rest", "total"}
+            return asked <= {"lse", "target", "rest", "total", "squares", "each"}
         return asked <= {"lse", "target"} and not any(t.requires_grad for t in self.rows.values())
 
     @lazy

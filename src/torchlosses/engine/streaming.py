@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchlosses.engine.block import Exists
 from torchlosses.engine.outcome import GivenSummary, Outcome, finite
-from torchlosses.engine.pools import differentiate, exponentials, pool_block
+from torchlosses.engine.pools import differentiate, exponentials, pool_block, strips, strips_of
 from torchlosses.engine.problem import POOLED, Problem, Tensors
 from torchlosses.lowering import Lowered
 
@@ -34,6 +34,22 @@ def _hide_own(piece: Lowered, s: Tensor, span: tuple[int, int], exists: Exists) 
     row = (place >= 0).nonzero().squeeze(1)
     s[row, place[row]] = -torch.inf
     return lambda: _both(exists, own != columns)
+
+
+def _each(problem: Problem, s: Tensor, lse: Tensor, top: Tensor, differentiate: bool) -> Tensor:
+    """Sums over the row of the loss's function of log p; ``s`` holds scores and is overwritten by the derivatives."""
+    assert problem.each is not None
+    found = []
+    # log p by way of the largest score, so that far from 0 nothing is lost
+    for strip, high, norm in zip(strips(s), strips_of(top, s), strips_of(lse[:, None] - top, s), strict=True):
+        strip.sub_(high).sub_(norm)
+        with torch.enable_grad():
+            log_p = strip.detach().requires_grad_(differentiate)
+            value = problem.each(log_p).sum(1)
+            if differentiate:
+                strip.copy_(torch.autograd.grad(value.sum(), log_p)[0])
+        found.append(value.detach())
+    return torch.cat(found)
 
 
 def stream_block(
@@ -70,6 +86,10 @@ def stream_block(
         index = block.index[:, None] if block.has_index else None
         if "total" in asked:
             given["total"] = s.sum(1)
+        slopes = s.clone() if asked & {"squares", "each"} else s  # later the derivative by each score
+        if "squares" in asked:
+            given["squares"] = (slopes * s).sum(1)
+            slopes *= 2
         if index is not None:
             target = s.gather(1, index)
             given["target"] = finite(target.squeeze(1))
@@ -88,6 +108,8 @@ def stream_block(
             given["rest"] = rest
         empty = given["lse"] == -torch.inf
         given["lse"] = torch.where(empty, 0.0, given["lse"])
+        if "each" in asked:
+            given["each"] = _each(problem, slopes, given["lse"], top, sums is not None)
 
     assert problem.summary_rule is not None
     if sums is None:
@@ -105,11 +127,19 @@ def stream_block(
         scale = on_lse * (top.squeeze(1) - lse).exp()
         if "rest" in slope:
             scale = scale + torch.where(z > 0, slope["rest"] / torch.where(z > 0, z, 1.0), 0.0)
+        if "each" in slope:  # every log p falls with lse
+            on_lse = on_lse - slope["each"] * slopes.sum(1)
+            scale = scale - slope["each"] * slopes.sum(1) * (top.squeeze(1) - lse).exp()
         s.mul_(torch.where(empty, 0.0, scale)[:, None])
         if "total" in slope:
             s += slope["total"][:, None]
+        on_own = slope.get("squares", slope.get("each"))
+        if on_own is not None:
+            s.addcmul_(slopes, on_own[:, None])
         if index is not None:
             at_target = on_target + on_lse * (target.squeeze(1) - lse).exp() + slope.get("total", zero)
+            if on_own is not None:
+                at_target = at_target + on_own * slopes.gather(1, index).squeeze(1)
             at_target = torch.where(block.counted, at_target, 0.0)
             s.scatter_(1, index, at_target[:, None])
         elif weight is not None:

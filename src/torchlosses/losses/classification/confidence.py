@@ -13,6 +13,7 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned, Summary
 from torchlosses.hyperparameters import real
 from torchlosses.loss import RowLoss
+from torchlosses.losses.classification.target_probability import log_odds
 from torchlosses.losses.surrogates import continued_exp
 from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import Targets, desirable
@@ -42,7 +43,18 @@ class ConfidencePenalty(RowLoss):
     )
     accepts = ("probability",)
 
+    summary = ("target", "rest", "each")
+
     beta: float = real(0.1, "factor of the entropy", low=0, search=(0.01, 1.0, "log"))
+
+    def streams(self, targets: Targets) -> tuple[str, ...]:
+        return self.summary if "index" in targets.views else ()
+
+    def each(self, log_p: Tensor) -> Tensor:
+        return log_p.exp() * log_p
+
+    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+        return self.beta * row.each - log_odds(row.target, row.rest)[0]
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         log_p = scores - targets.logsumexp(scores)[:, None]

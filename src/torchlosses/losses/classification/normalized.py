@@ -37,7 +37,7 @@ class Normalized(TargetProbability):
     tensor(0.1441)
     """
 
-    summary: ClassVar[tuple[str, ...]] = ()
+    summary: ClassVar[tuple[str, ...]] = ("target", "rest", "each")
     copies = 12.0
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
@@ -48,9 +48,13 @@ class Normalized(TargetProbability):
         each = self.transform(*log_probabilities(scores, targets))
         return share(targets.sum(targets.probability * each), targets.sum(each))
 
+    def each(self, log_p: Tensor) -> Tensor:
+        return self.transform(log_p, (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny).log())
+
     def streamed(self, row: Summary) -> Tensor:
-        """The same from a row's numbers, for losses that declare a ``summary``."""
-        raise NotImplementedError
+        """The same from a row's numbers."""
+        own = self.transform(*log_odds(row.target, row.rest))
+        return share(own, row.each.maximum(own))  # the row's own term is part of the sum, however that is rounded
 
     def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
         return self.streamed(row)
@@ -99,7 +103,6 @@ class NormalizedCrossEntropy(Normalized):
 
     def streamed(self, row: Summary) -> Tensor:
         own = -log_odds(row.target, row.rest)[0]
-        # the row's own term is part of the sum, however the sum is rounded
         return share(own, (row.columns * (row.target + own) - row.total).maximum(own))
 
 
@@ -189,7 +192,7 @@ class ActivePassive(Normalized):
         gamma: focusing exponent of 'focal'. q: exponent of 'generalized'.
         detach_weight: no gradient through the focusing factors, as in the released code.
 
-    With 'cross-entropy' it streams. Other pairs are sums of values: ``NormalizedFocal()(s, t) + AsymmetricGCE()(s, t)``.
+    Other pairs are sums of values: ``NormalizedFocal()(s, t) + AsymmetricGCE()(s, t)``.
 
     >>> import torch, torchlosses as tl
     >>> tl.ActivePassive()(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
@@ -208,8 +211,6 @@ class ActivePassive(Normalized):
         detached="nothing; the focusing factors with detach_weight=True",
         note="The paper has alpha=1, beta=1 for 10 classes, alpha=10, beta=0.1 (1 with 'mae') for 100.",
     )
-    summary = ("target", "rest", "total")
-
     active: str = choice("cross-entropy", "the normalized loss", options=("cross-entropy", "focal", "generalized"))
     passive: str = choice("mae", "the passive loss", options=("mae", "reverse"))
     alpha: float = real(1.0, "factor of the active part", low=0, search=(0.1, 50.0, "log"))
@@ -228,6 +229,9 @@ class ActivePassive(Normalized):
 
     def streams(self, targets: Targets) -> tuple[str, ...]:
         return self.normalized.streams(targets)
+
+    def each(self, log_p: Tensor) -> Tensor:
+        return self.normalized.each(log_p)
 
     def ratio(self, scores: Tensor, targets: Block) -> Tensor:
         if targets.has_index:

@@ -340,12 +340,21 @@ class RobustLog(RowLoss):
         note="The formula is from memory of the paper; no released code was compared.",
     )
     accepts = ("index",)
+    summary = ("target", "rest", "each")
 
     alpha: float = real(1.0, "offset of the probabilities", above=0, search=(0.01, 10.0, "log"))
 
+    def each(self, log_p: Tensor) -> Tensor:
+        return (log_p.exp() / self.alpha).log1p()
+
+    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+        log_p, log_other = log_odds(row.target, row.rest)
+        return self._own(log_other) + (row.each - self.each(log_p)) / (row.columns - 1).clamp(min=1)
+
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         log_p, log_other = log_probabilities(scores, targets)
-        level = (log_p.exp() / self.alpha).log1p()
-        # log((a + 1)/(a + p)) without cancellation at p = 1
-        own = -(-targets.target(log_other).exp() / (self.alpha + 1)).log1p()
-        return own + targets.mean(level, targets.negative)
+        return self._own(targets.target(log_other)) + targets.mean(self.each(log_p), targets.negative)
+
+    def _own(self, log_other: Tensor) -> Tensor:
+        """log((a + 1)/(a + p)) without cancellation at p = 1."""
+        return -(-log_other.exp() / (self.alpha + 1)).log1p()

@@ -40,13 +40,18 @@ class Squentropy(RowLoss):
         note="Not shift invariant.",
     )
     accepts = ("index",)
+    summary = ("target", "rest", "squares")
 
     weight: float = real(1.0, "factor of the squares", low=0, search=(0.1, 1.0))
 
+    def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
+        wrong = (row.squares - row.target.square()) / (row.columns - 1).clamp(min=1)
+        return self.weight * wrong - log_odds(row.target, row.rest)[0]
+
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         row = Summary(scores, targets)
-        squares = targets.mean(scores.square(), targets.negative)
-        return self.weight * squares - log_odds(row.target, row.rest)[0]
+        wrong = targets.mean(scores.square(), targets.negative)
+        return self.weight * wrong - log_odds(row.target, row.rest)[0]
 
 
 class RescaledSquare(RowLoss):
@@ -72,20 +77,21 @@ class RescaledSquare(RowLoss):
         purpose="Classification by regression on the class codes, rescaled for many classes.",
         tasks=("classification",),
         aliases=("RescaledSquareLoss", "rescaled_mse", "square loss"),
+        cost="O(BL); on a linear head O(L D^2 + B D^2)",
         note="Not shift invariant. Public code takes k - 1.",
     )
     accepts = ("index",)
+    summary = ("target", "squares")
 
     k: float = real(1.0, "factor of the right column's square", low=0, search=(1.0, 30.0, "log"))
     M: float = real(1.0, "the score that the right column should have", search=(1.0, 60.0, "log"))
 
-    summary = ("target", "squares")  # of the spherical family: a linear head needs no scores
-
     def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
-        return self._square(row.target, row.squares - row.target.square(), targets)
+        return self._over_columns(row.target, row.squares - row.target.square(), row.columns)
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
-        return self._square(targets.target(scores), targets.sum(scores.square(), targets.negative), targets)
+        wrong = targets.sum(scores.square(), targets.negative)
+        return self._over_columns(targets.target(scores), wrong, targets.count())
 
-    def _square(self, right: Tensor, wrong: Tensor, targets: Block) -> Tensor:
-        return (self.k * (right - self.M).square() + wrong) / targets.count().clamp(min=1)
+    def _over_columns(self, right: Tensor, wrong: Tensor, columns: Tensor) -> Tensor:
+        return (self.k * (right - self.M).square() + wrong) / columns.clamp(min=1)

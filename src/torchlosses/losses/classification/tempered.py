@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned
+from torchlosses.engine.pools import strips
 from torchlosses.hyperparameters import real
 from torchlosses.loss import RowLoss
 from torchlosses.losses.classification.target_probability import LOG_ZERO, comp_sum
 from torchlosses.lowering import can_branch
 from torchlosses.scores import Scores, as_scores
 
-STEPS = 60  # Newton steps at most; about log C are needed
+STEPS = 50  # Newton steps at most; a handful is needed
 
 
 def log_tempered(x: Tensor, temperature: float) -> Tensor:
@@ -25,34 +26,66 @@ def log_tempered(x: Tensor, temperature: float) -> Tensor:
     rate = 1 - temperature
     if abs(rate) < 1e-9:
         return -x
-    inside = -rate * x
-    some = inside > -1
-    return torch.where(some, torch.where(some, inside, 0.0).log1p() / rate, LOG_ZERO)
+    if rate < 0:
+        return (-rate * x).log1p() / rate
+    some = x < 1 / rate
+    return torch.where(some, torch.where(some, -rate * x, 0.0).log1p() / rate, LOG_ZERO)
 
 
-def tempered_log_softmax(gap: Tensor, temperature: float, total: Callable[[Tensor], Tensor]) -> Tensor:
-    """log p of the tempered softmax; ``gap`` (b, L) >= 0 is how far a score lies below the row's largest.
+class Normalizer(Function):
+    """The shift (b,) that solves ``sum_k exp_t(-(gap_k + shift)) = 1`` for gaps (b, L) >= 0 whose least is 0.
 
-    ``total`` sums existing cells. The normalizer solves ``sum_k exp_t(-(gap_k + shift)) = 1``: the sum is convex and
-    falling in the shift, so that Newton's steps from 0 climb to it without passing it.
+    ``log_t`` of the sum is convex and falling in the shift (linear for t = 1), so that Newton's steps from 0 climb to the
+    root without passing it.
     """
-    tiny = torch.finfo(gap.dtype).tiny
 
-    def step(shift: Tensor) -> Tensor:
-        log_p = log_tempered(gap + shift[:, None], temperature)
-        excess, slope = total(log_p.exp()) - 1, total((temperature * log_p).exp())
-        return (shift + excess / slope.clamp(min=tiny)).clamp(min=0)
+    generate_vmap_rule = True
 
-    with torch.no_grad():
-        shift = gap.new_zeros(gap.shape[0])
-        for _ in range(STEPS):
-            moved = step(shift)
-            done = moved <= shift + 4 * torch.finfo(gap.dtype).eps * (1 + shift)
-            shift = moved
-            if can_branch(done) and bool(done.all()):
-                break
-    # two further steps on the graph give its first and second derivatives
-    return log_tempered(gap + step(step(shift))[:, None], temperature)
+    @staticmethod
+    def forward(gap: Tensor, temperature: float) -> Tensor:
+        return torch.cat([_solve(strip, temperature) for strip in strips(gap)])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.temperature = inputs[1]
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        gap, shift = ctx.saved_tensors
+        escort = (ctx.temperature * log_tempered(gap + shift[:, None], ctx.temperature)).softmax(-1)
+        return -grads[0][:, None] * escort, None
+
+
+def _solve(gap: Tensor, temperature: float) -> Tensor:
+    """The normalizer of some rows, by Newton's steps on ``log_t`` of the sum."""
+    rate, eps = 1 - temperature, torch.finfo(gap.dtype).eps
+    if abs(rate) < 1e-9:
+        return (-gap).logsumexp(-1).clamp(min=0)
+    shift = gap.new_zeros(gap.shape[0])
+    for _ in range(STEPS):
+        top = 1 - rate * shift  # all in units of the largest probability, top^(1 / rate): nothing underflows
+        ratio = torch.addcmul(torch.ones_like(gap), gap, (-rate / top)[:, None])
+        if rate > 0:
+            ratio.clamp_(min=0)
+        p = ratio.log().div_(rate).exp_()
+        escort = p / ratio if rate < 0 else torch.where(ratio > 0, p / ratio, 0.0)
+        p_sum, slope = p.sum(-1), escort.sum(-1)
+        log_sum = p_sum.log() + top.log() / rate
+        step = (rate * log_sum).expm1() / rate * p_sum**temperature / slope
+        step = torch.where(p_sum > 0, step, 0.0).clamp(min=0)
+        shift = shift + step
+        done = step <= 4 * eps * (1 + shift)
+        if can_branch(done) and bool(done.all()):
+            break
+    return shift
+
+
+def tempered_log_softmax(gap: Tensor, temperature: float, exists: Tensor | None) -> Tensor:
+    """log p (b, L) of the tempered softmax; ``gap`` >= 0 is how far a score lies below the row's largest."""
+    shown = gap if exists is None else gap.masked_fill(~exists, torch.inf)
+    shift: Tensor = Normalizer.apply(shown, temperature)  # type: ignore[no-untyped-call]
+    return log_tempered(gap + shift[:, None], temperature)
 
 
 class BiTempered(RowLoss):
@@ -102,12 +135,18 @@ class BiTempered(RowLoss):
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         top = targets.max(scores.detach(), empty=0.0)
-        gap = torch.where(targets.valid, top[:, None] - scores, 0.0)
-        log_p = tempered_log_softmax(gap, self.t2, targets.sum)
+        gap, exists = top[:, None] - scores, None
+        if not targets.all_valid:
+            exists = targets.valid
+            gap = torch.where(exists, gap, 0.0)
+        log_p = tempered_log_softmax(gap, self.t2, exists)
+        power = 2 - self.t1
+        if targets.has_index and not self.label_smoothing:
+            others = targets.sum((power * log_p).exp()) - 1
+            return comp_sum(targets.target(log_p), power) + others / power
         q = self._smoothed(targets)
         some = q > 0
         log_q = torch.where(some, q, 1.0).log()
-        power = 2 - self.t1
         entropy = q * (comp_sum(log_p, power) - comp_sum(log_q, power))
         mass = (power * log_p).exp() - torch.where(some, (power * log_q).exp(), 0.0)
         return targets.sum(entropy + mass / power)
@@ -127,5 +166,5 @@ class BiTempered(RowLoss):
         flat = shown.reshape(-1, shown.shape[-1])
         exists = flat > -torch.inf
         gap = torch.where(exists, flat.amax(-1, keepdim=True) - flat, 0.0)
-        log_p = tempered_log_softmax(gap, self.t2, lambda x: torch.where(exists, x, 0.0).sum(-1))
+        log_p = tempered_log_softmax(gap, self.t2, exists)
         return torch.where(exists, log_p.exp(), 0.0).reshape(shown.shape)
