@@ -1,5 +1,7 @@
 """Target-probability losses, sparsemax, binary cross-entropy, ALDR, and what moves scores by class frequencies."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,10 +62,8 @@ def mae(case: Case) -> Computed:
 def reverse(case: Case) -> Computed:
     """alpha CE + beta A (1 - p_y)."""
     level = case.hp.get("A", 9.210340371976182)
-    alpha, beta = case.hp.get("alpha", 0.0), case.hp.get("beta", 1.0)
-    mae, ce = (x(reduction="none")(case["scores"], case["targets"]) for x in (tl.MeanAbsoluteError, tl.CrossEntropy))
-    rows = alpha * ce + beta * level * mae
-    return {"loss": rows.mean(), "rows": rows}
+    hp = {"alpha": case.hp.get("alpha", 0.0), "beta": case.hp.get("beta", 1.0), "floor": math.exp(-level)}
+    return pooled(case, tl.SymmetricCrossEntropy, **hp)
 
 
 @recipe("classification/sparsemax", "classification/sparsemax_optax", "classification/sparsemax_soft")

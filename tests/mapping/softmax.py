@@ -43,9 +43,8 @@ def minus_log_columns(case: Case) -> Computed:
 
 @recipe("classification/logit_norm")
 def logit_norm(case: Case) -> Computed:
-    s = case["scores"]
-    s = s / (case.hp["tau"] * (s.norm(dim=-1, keepdim=True) + case.hp["eps"]))
-    return tl.CrossEntropy(reduction="none")(s, case["targets"])
+    loss = tl.LogitNorm(temperature=case.hp["tau"], eps=case.hp["eps"], reduction="none")
+    return loss(case["scores"], case["targets"])
 
 
 @recipe("classification/lse_regularizer")
