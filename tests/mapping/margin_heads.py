@@ -186,3 +186,12 @@ def nbc(case: Case) -> Computed:
 def opl(case: Case) -> Computed:
     absolute = "elementwise" if case.hp["abs"] else "none"
     return {"loss": tl.OrthogonalProjection(gamma=case.hp["gamma"], absolute=absolute)(case["features"], case["labels"])}
+
+
+@recipe("metric/score_opl")
+def opl_of_views(case: Case) -> Computed:
+    views = case["features"].transpose(0, 1)
+    labels = case["labels"].repeat(views.shape[0])
+    hp = {"gamma": case.hp["gamma"], "temperature": case.hp["temperature"]}
+    loss = tl.OrthogonalProjection(absolute="none", normalize=False, **hp)
+    return {"loss": loss(views.flatten(0, 1), labels)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from torchlosses.card import Card
-from torchlosses.hyperparameters import choice, data, real
+from torchlosses.hyperparameters import choice, data, flag, real
 from torchlosses.loss import SetLoss
 from torchlosses.lowering import working_dtype
 from torchlosses.unit import unit
@@ -78,6 +79,8 @@ class OrthogonalProjection(SetLoss):
         gamma: weight of the pairs of different classes, >= 0.
         absolute: 'elementwise' (mean of absolute cosines), 'mean' (absolute value of the mean), or 'none', which
             rewards opposite directions and costs O(BD) only.
+        temperature: divides the cosines, > 0.
+        normalize: features are brought to unit length; False takes their products as they come.
 
     Call with features (B, D) and integer labels (B,).
 
@@ -102,12 +105,17 @@ class OrthogonalProjection(SetLoss):
     gamma: float = real(2.0, "weight of the pairs of different classes", low=0, search=(0.1, 2.0, "log"))
     absolute: str = choice("elementwise", "of what the absolute value is taken", options=("elementwise", "mean", "none"))
 
+    temperature: float = real(1.0, "divides the cosines", above=0)
+    normalize: bool = flag(True, "features at unit length")
+
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The value on features (B, D) and labels (B,)."""
         x, labels = _checked(first, second)
-        x = unit(x)
+        if not x.shape[0]:
+            return x.sum()
+        x = (unit(x) if self.normalize else x) / math.sqrt(self.temperature)
         _, place, size = labels.unique(return_inverse=True, return_counts=True)
-        own = (x * x).sum()  # a zero row is not 1
+        own = (x * x).sum()
         sums = x.new_zeros(size.shape[0], x.shape[1]).index_add(0, place, x)
         same = (sums * sums).sum() - own
         if self.absolute == "elementwise":
