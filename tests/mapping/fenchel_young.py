@@ -56,7 +56,7 @@ def perceptron(case: Case) -> Computed:
 def ldr(case: Case) -> Computed:
     words = str(case.hp.get("normalize") or "none")
     kind = "softplus_mean" if "softplus" in words else "none" if words == "none" else "l1_mean"
-    return reduced(case, tl.LDR, lam=case.hp["lam"], margin=case.hp["margin"], normalize=kind)
+    return reduced(case, tl.LDR, lam=float(case.hp["lam"]), margin=case.hp["margin"], normalize=kind)
 
 
 @recipe("classification/crammer_singer", "classification/crammer_singer_sklearn", "classification/crammer_singer_ldr")
