@@ -47,7 +47,7 @@ def properties(digits: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def cranfield(source: Path) -> list[tuple[str, str, int]]:
-    """(query, document, grade 1-4, larger is better) of every judgement; documents nobody judged stand once, with grade 0."""
+    """(query, document, grade 1-4, larger is better) of every judgement; other documents stand once, with grade 0."""
     documents = _records((source / "cran.all.1400").read_text(), "T", "W")
     queries = list(_records((source / "cran.qry").read_text(), "W").values())  # judgements name them by position
     found: list[tuple[str, str, int]] = []

@@ -649,3 +649,15 @@ def test_pools_of_right_columns_are_found_whatever_the_labels(kind, labels, loss
 def test_a_process_group_is_refused_with_a_word():
     with pytest.raises(ValueError, match="group: expected None"):
         tl.CrossEntropy()(torch.zeros(2, 3), torch.tensor([0, 1]), group=object())
+
+
+@pytest.mark.parametrize("shape", [(), (6, 1), (1, 5)])
+def test_factors_and_shifts_are_compiled_in_one_graph(shape):
+    x, k, y = torch.randn(6, 4), torch.randn(5, 4), torch.randint(5, (6,))
+    factor = torch.rand(shape)
+
+    def value(x, factor):
+        return tl.CrossEntropy()(tl.cosine(x, k).times(factor).plus(factor), y)
+
+    compiled = torch.compile(value, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, factor), value(x, factor))

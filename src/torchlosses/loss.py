@@ -163,7 +163,7 @@ class RowLoss(Loss):
         """What the objective's own decision rule uses: here the softmax of the scores (..., L), no margin, no shift."""
         recipe = as_scores(scores)
         factor = self.prescale()
-        return (recipe if factor is None else recipe * factor).tensor().softmax(-1)
+        return recipe.times(factor).tensor().softmax(-1)
 
     def temporaries(self, columns: int) -> float:
         """How many matrices like the block the rule holds at once; decides how many rows a block has."""
@@ -283,7 +283,7 @@ class RowLoss(Loss):
                 "set temperature=1 or pass unscaled scores",
                 stacklevel=5,
             )
-        return recipe * factor
+        return recipe.times(factor)
 
     def _scores(self, scores: Scores | Tensor, targets: Targets | Tensor) -> Scores:
         return as_scores(scores)

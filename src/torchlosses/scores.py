@@ -137,6 +137,14 @@ class Scores:
             start += piece.columns
         return Scores(pieces, self.leading)
 
+    def times(self, factor: Factor | None) -> Scores:
+        """``scores * factor``, spelled so that torch.compile follows it for a tensor too; None changes nothing."""
+        return self if factor is None else self._step("mul", factor)
+
+    def plus(self, shift: Factor) -> Scores:
+        """``scores + shift``, spelled so that torch.compile follows it for a tensor too."""
+        return self._step("add", shift)
+
     def __mul__(self, factor: Factor) -> Scores:
         return self._step("mul", factor)
 

@@ -226,7 +226,7 @@ def teacher(scores: Scores | Tensor, temperature: float = 1.0, where: Tensor | N
         raise ValueError(f"temperature: expected a number > 0, got {temperature!r}")
     recipe = as_scores(scores)
     if temperature != 1.0:
-        recipe = recipe / temperature
+        recipe = recipe.times(1.0 / temperature)
     rows: dict[str, Tensor] = {}
     return Targets("teacher", _with_mask(rows, where, torch.Size((recipe.rows, recipe.columns_count))), teacher=recipe)
 

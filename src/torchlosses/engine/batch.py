@@ -43,11 +43,11 @@ class Batch:
             return self.targets.target(self.scores())
         own = replace(piece, right=piece.right[index][:, None], private=True, own_rows=None, own_columns=None)
         with torch.no_grad():
-            recipe = Scores([own]) if self._factor is None else Scores([own]) * self._factor
+            recipe = Scores([own]).times(self._factor)
             return recipe.tensor().reshape(self.rows).to(self.dtype)
 
     def scores(self) -> Tensor:
         """All scores (B, L) as the rule will see them, without gradient: one product, the whole matrix."""
         with torch.no_grad():
-            recipe = self._recipe if self._factor is None else self._recipe * self._factor
+            recipe = self._recipe.times(self._factor)
             return recipe.tensor().detach().reshape(self.rows, self.columns).to(self.dtype)

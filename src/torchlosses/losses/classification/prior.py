@@ -57,7 +57,7 @@ class LogitAdjusted(CrossEntropy):
     def adjust(self, recipe: Scores, counts: Tensor) -> Scores:
         """The scores that enter cross-entropy; ``counts`` (C,) positive, in the working type."""
         shift = self.tau * (counts / counts.sum()).log()
-        return recipe + shift[None, :]
+        return recipe.plus(shift[None, :])
 
 
 class VectorScaling(LogitAdjusted):
@@ -91,7 +91,7 @@ class VectorScaling(LogitAdjusted):
 
     def adjust(self, recipe: Scores, counts: Tensor) -> Scores:
         scale = (counts / counts.max()) ** self.gamma
-        return super().adjust(recipe * scale[None, :], counts)
+        return super().adjust(recipe.times(scale[None, :]), counts)
 
 
 def checked_counts(counts: object) -> Tensor:

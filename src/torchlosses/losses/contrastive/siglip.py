@@ -73,4 +73,4 @@ class SigLIP(RowLoss):
 
     def predict(self, scores: Scores | Tensor) -> Tensor:
         """The probability that each pair belongs together, (..., L)."""
-        return torch.sigmoid((as_scores(scores) * self.log_scale.exp()).tensor() + self.bias)
+        return torch.sigmoid(as_scores(scores).times(self.log_scale.exp()).tensor() + self.bias)

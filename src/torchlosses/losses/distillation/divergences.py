@@ -36,7 +36,7 @@ class Divergence(RowLoss):
         return 1.0 / self.temperature
 
     def scale_teacher(self, scores: Scores) -> Scores:
-        return scores if self.temperature == 1 else scores / self.temperature
+        return scores.times(1.0 / self.temperature)
 
     def rule(self, scores: Tensor, targets: Block) -> Returned:
         known = targets.scores.detach().to(scores.dtype)

@@ -27,7 +27,7 @@ class BatchScaled(Margins):
 
     def predict(self, scores: Scores | Tensor) -> Tensor:
         """The softmax of the cosines (..., L) at the latest scale, no margin."""
-        return (as_scores(scores) * self.current_scale).tensor().softmax(-1)
+        return as_scores(scores).times(self.current_scale).tensor().softmax(-1)
 
 
 def lower_median(x: Tensor, where: Tensor) -> Tensor:

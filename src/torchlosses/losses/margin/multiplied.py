@@ -91,7 +91,7 @@ class SphereFace(SphereFaceR):
 
     def lengths(self, recipe: Scores, query_norm: Tensor) -> Scores:
         """The scores with the norms that this loss keeps."""
-        return recipe * (self.scale * query_norm.clamp(min=1e-12))[:, None]
+        return recipe.times((self.scale * query_norm.clamp(min=1e-12))[:, None])
 
     def _scores(self, scores: Scores | Tensor, targets: Targets | Tensor) -> Scores:
         recipe = as_scores(scores)
@@ -142,7 +142,7 @@ class LargeMarginSoftmax(SphereFace):
     )
 
     def lengths(self, recipe: Scores, query_norm: Tensor) -> Scores:
-        return super().lengths(recipe, query_norm) * recipe.key_norm.clamp(min=1e-12)[None, :]
+        return super().lengths(recipe, query_norm).times(recipe.key_norm.clamp(min=1e-12)[None, :])
 
     def prepare(self, fields: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {"target_norm": batch.recipe.key_norm[batch.targets.index]}

@@ -72,7 +72,7 @@ class Binary(Wrapper):
         """The sigmoid of every score (..., L), without margin."""
         recipe = as_scores(scores)
         factor = self.prescale()
-        z = (recipe if factor is None else recipe * factor).tensor()
+        z = recipe.times(factor).tensor()
         return (z if self.bias is None else z + self.bias.to(z.dtype)).sigmoid()
 
 

@@ -31,7 +31,7 @@ class PooledBatch(Batch):
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        recipe = self._recipe if self._factor is None else self._recipe * self._factor
+        recipe = self._recipe.times(self._factor)
         return recipe.tensor().reshape(self.rows, self.columns, self.centers).amax(-1).to(self.dtype)
 
 
