@@ -431,6 +431,17 @@ def test_soft_gradient_agrees_with_differences(name: str) -> None:
     assert torch.autograd.gradcheck(lambda s, q: loss(s, q), (scores.requires_grad_(), q))
 
 
+@pytest.mark.parametrize("name", ["nfl", "encouraging", "bi-tempered", "robust log"])
+def test_rows_may_be_mapped(name: str) -> None:
+    scores, index = batch(4)
+    loss = ROWS[name]()
+
+    def each(s: Tensor) -> Tensor:
+        return torch.func.vmap(lambda row, y: loss(row[None], y[None]))(s, index).mean()
+
+    same(each, lambda s: loss(s, index), scores)
+
+
 # --- state -----------------------------------------------------------------------------------------------------
 
 

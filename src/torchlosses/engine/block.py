@@ -109,7 +109,7 @@ class Block:
         if self.has_index:
             hot = torch.zeros(self.size, dtype=torch.bool, device=self.device)
             if self.size[1]:
-                hot.scatter_(1, self.index[:, None], self.counted[:, None])
+                hot = hot.scatter(1, self.index[:, None], self.counted[:, None])  # out of place, for vmap
         elif self.kind == "same_label":
             hot = self._rows["labels"][:, None] == self._shared["keys"][None, :]
         elif self.kind == "multi_label":

@@ -67,7 +67,7 @@ def log_probabilities(scores: Tensor, targets: Block) -> tuple[Tensor, Tensor]:
         return scores, scores
     shown = scores.detach() if targets.all_valid else scores.detach().masked_fill(~targets.valid, -torch.inf)
     place = shown.argmax(-1, keepdim=True)
-    first = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, place, True)
+    first = torch.zeros_like(scores, dtype=torch.bool).scatter(1, place, True)
     top = scores.gather(1, place).squeeze(1)
     top_p, top_other = log_odds(top, targets.logsumexp(scores, ~first))
     log_p = torch.where(first, top_p[:, None], scores - (top - top_p)[:, None])
@@ -349,6 +349,8 @@ class DirectCoverage(TargetProbability):
     ) -> Tensor:
         if targets is not None:
             return super().forward(scores, targets, group=group, **fields)
+        if fields:
+            raise TypeError(f"{sorted(fields)[0]}: without targets there are no fields")
         if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
             raise TypeError("scores: without targets expected a tensor of log-probabilities of whole answers")
         log_p = scores.to(torch.promote_types(scores.dtype, torch.float32)).reshape(-1).clamp(max=0)
