@@ -17,7 +17,7 @@ from torchlosses.cli import main
 from torchlosses.compare import data as inputs
 from torchlosses.compare import splits
 from torchlosses.compare.contenders import Trainee
-from torchlosses.compare.devices import Device
+from torchlosses.compare.devices import Device, device
 from torchlosses.compare.folder import Folder
 from torchlosses.compare.objectives import Objective, chosen, parse
 from torchlosses.compare.options import Options
@@ -220,3 +220,21 @@ def test_the_time_limit_ends_with_what_is_finished(tmp_path: Path) -> None:
     assert [len(o.trials) for o in result.outcomes] == [result.rounds] * 2
     assert all(o.finished for o in result.outcomes)
     assert any("time limit" in note for note in result.notes)
+
+
+def test_fabric_on_the_cpu_trains_to_the_same_numbers() -> None:
+    pytest.importorskip("lightning_fabric", reason="the extra 'devices' is not installed")
+    task = TASKS["classification"](blobs(), 0)
+    objective = Objective(catalog.find("ALDR").entry)
+    setting = {RATE: 1e-2, **objective.defaults()}
+    curves = [
+        fit(task, objective, setting, seed=1, epochs=3, device=made).curve
+        for made in (Device(), device(1, "32-true"), device(None, "bf16-mixed"))
+    ]
+    assert curves[0] == curves[1]
+    assert curves[2] != curves[0] and curves[2] == pytest.approx(curves[0], rel=0.05)
+
+
+def test_several_devices_are_several_workers() -> None:
+    with pytest.raises(Refusal, match="start the same command once for each"):
+        device(2, "32-true")

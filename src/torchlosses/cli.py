@@ -104,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         help="a database that several workers share, such as postgresql://... (default: study.db in the directory)",
     )
     compare.add_argument(
+        "--devices", type=_count, metavar="N", help="train where Lightning Fabric places it: a GPU where there is one"
+    )
+    compare.add_argument(
+        "--precision",
+        choices=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
+        default="32-true",
+        help="Lightning Fabric's precision of the trainings (default 32-true)",
+    )
+    compare.add_argument(
         "--time-limit",
         type=_minutes,
         metavar="MIN",
@@ -273,6 +282,8 @@ def _compare(options: argparse.Namespace) -> int:
             imbalance=options.imbalance,
             yardstick=not options.no_yardstick,
             storage=options.storage,
+            devices=options.devices,
+            precision=options.precision,
         )
     )
 

@@ -26,9 +26,10 @@ from torchlosses.compare.store import Book
 from torchlosses.compare.tasks.base import Task
 
 METHOD = (
-    "Cost: each objective in a fresh process of its own, one CPU thread, its defaults, batches of the training data. Time: "
-    "median of {steps} steps (forward, backward, optimizer). Memory: the most that tensors hold during forward and backward "
-    "above what they held before (weights, data and optimizer state), counted by torch's profiler."
+    "Cost: each objective in a fresh process of its own, on the device of the trainings (one thread of a CPU), its "
+    "defaults, batches of the training data. Time: median of {steps} steps (forward, backward, optimizer). Memory: the "
+    "most that tensors hold during forward and backward above what they held before (weights, data and optimizer state), "
+    "counted by torch's profiler."
 )
 WARM, STEPS = 5, 30
 PATIENCE = 120.0  # seconds
@@ -110,14 +111,23 @@ def measured(task: Task, contender: Trainee) -> Cost:
     torch.manual_seed(0)
     model = task.model(card)
     loss = objective.build(objective.defaults(), task.facts)
-    optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=1e-4)
-    rows = next(iter(task.epoch(torch.Generator().manual_seed(0))))
+    plain: torch.optim.Optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=1e-4)
+    device = contender.device
+    model, optimizer = device.place(model, loss, plain)
+    rows = next(iter(task.epoch(torch.Generator().manual_seed(0)))).to(device.target)
+
+    def value() -> None:
+        with device.autocast():
+            found = task.value(model, loss, card, rows)
+        device.backward(found)
 
     def step() -> float:
         optimizer.zero_grad()
         begin = time.perf_counter()
-        task.value(model, loss, card, rows).backward()
+        value()
         optimizer.step()
+        if device.target.type == "cuda":
+            torch.cuda.synchronize()
         return 1000 * (time.perf_counter() - begin)
 
     for _ in range(WARM):
@@ -125,15 +135,17 @@ def measured(task: Task, contender: Trainee) -> Cost:
     times = [step() for _ in range(STEPS)]
     low, middle, high = statistics.quantiles(times, n=4)
     optimizer.zero_grad(set_to_none=False)  # gradients are there before, as weights are
-
-    def value() -> None:
-        task.value(model, loss, card, rows).backward()
-
     return Cost(middle, low, high, _peak(value))
 
 
 def _peak(work: Any) -> int:
     """The most bytes of tensors at once during ``work``, above those before it."""
+    if torch.cuda.is_available() and torch.cuda.memory_allocated():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return int(torch.cuda.max_memory_allocated() - before)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
     events = profile.profiler.kineto_results.events()

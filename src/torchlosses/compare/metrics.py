@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 Values = NDArray[np.float64]
 CUTOFF = 10
 BINS = 15
-LEAST = 1e-7  # a probability of 0 (Sparsemax) counts as this in a logarithm
+LEAST = 1e-12  # a probability of 0 (Sparsemax) counts as this in a logarithm
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Options:
     imbalance: float = 1.0
     yardstick: bool = True
     storage: str | None = None
-    devices: int = 1
+    devices: int | None = None
     precision: str = "32-true"
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from torchlosses.compare.refusal import Refusal
 
@@ -62,7 +62,7 @@ def _connect(url: str) -> optuna.storages.BaseStorage:
         except ModuleNotFoundError as missing:
             raise Refusal(f"--storage: {shown} needs the package {missing.name}") from None
         except (SQLAlchemyError, RuntimeError, ValueError) as problem:
-            if attempt == 4 or "already exists" not in str(problem):  # another worker is making the same tables
+            if attempt == 4 or not isinstance(problem, DBAPIError):  # another worker may be making the same tables
                 reason = str(problem).splitlines()[0]
                 raise Refusal(f"--storage: cannot open {shown}: {reason}") from None
             time.sleep(0.3)

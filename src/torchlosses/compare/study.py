@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torchlosses.compare import cost, final
 from torchlosses.compare.contenders import Contender
-from torchlosses.compare.devices import Device
+from torchlosses.compare.devices import device
 from torchlosses.compare.options import Options
 from torchlosses.compare.plan import Budget, objectives_of, task_of, usable
 from torchlosses.compare.results import Outcome, Result
@@ -30,8 +30,9 @@ class Study:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.objectives = objectives_of(options)  # cheap checks first
-        self.device = Device()
+        self.device = device(options.devices, options.precision)
         self.task = task_of(options)
+        self.task.to(self.device.target)
         self.contenders: list[Contender] = []
         self._searches: list[Search] = []
         self._finals: list[Book] = []

@@ -91,6 +91,7 @@ def fit(
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
         )
+        model, optimizer = device.place(model, loss, optimizer)
         order = torch.Generator().manual_seed(seed)
         times: list[float] = []
         curve: list[float] = []
@@ -104,13 +105,14 @@ def fit(
                     raise OutOfTime
                 optimizer.zero_grad()
                 try:
-                    value = task.value(model, loss, card, rows)
+                    with device.autocast():
+                        value = task.value(model, loss, card, rows.to(device.target))
                 except (TypeError, ValueError, IndexError, RuntimeError) as problem:
                     raise Unfit(str(problem)) from problem
                 values.append(value.item())
                 if not math.isfinite(values[-1]):
                     raise Failed(f"the loss became {values[-1]} at step {len(times) + 1} of {total}")
-                value.backward()
+                device.backward(value)
                 optimizer.step()
                 schedule.step()
                 times.append(1000 * (time.perf_counter() - begin))

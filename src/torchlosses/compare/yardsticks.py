@@ -58,9 +58,9 @@ class LogisticRegression:
 
         assert isinstance(task, Classification)
         _on_time(deadline)
-        x = task.x.reshape(len(task.x), -1).numpy()
+        x = task.x.reshape(len(task.x), -1).cpu().numpy()
         model = Model(C=setting["C"], max_iter=1000, random_state=seed)
-        model.fit(x[task.train.numpy()], task.y.numpy())
+        model.fit(x[task.train.cpu().numpy()], task.y.cpu().numpy())
 
         def output(part: str) -> Output:
             found = np.zeros((len(task.rows[part]), len(task.data.labels)))
@@ -103,7 +103,7 @@ class LambdaRank:
 
         assert isinstance(task, Ranking)
         _on_time(deadline)
-        x = task.x.reshape(len(task.x), -1).numpy()
+        x = task.x.reshape(len(task.x), -1).cpu().numpy()
         lists = task.lists["train"].numpy()
         rows = lists[lists >= 0]
         # Each seed sees its own bag of documents and features; otherwise all would grow the same trees.

@@ -19,6 +19,7 @@ def page(result: Result) -> str:
     """The report as one HTML page."""
     task = result.task
     title = METRICS[task.metric].title
+    title = title[0].upper() + title[1:]
     sections = [
         ("Leaderboard", _leaderboard(result)),
         (f"{title} with 95% intervals", pictures.dots(result) + _soft("Dots: seeds. Large dot: mean. Line: 95% interval.")),
@@ -61,7 +62,7 @@ def _marks(result: Result) -> list[str]:
 def _leaderboard(result: Result) -> str:
     metrics = result.task.metrics
     head = ["", *(METRICS[m].title for m in metrics), f"{METRICS[metrics[0]].title} on validation"]
-    head += ["seeds", "ms per step", "memory", "failed"]
+    head += ["ms per step", "memory", "failed"]
     rows = []
     for outcome in result.leaderboard():
         intervals = result.intervals[outcome.label]
@@ -71,13 +72,15 @@ def _leaderboard(result: Result) -> str:
                 outcome.label,
                 *(around(intervals.get(m) if m == metrics[0] else None, outcome.mean(m)) for m in metrics),
                 number(outcome.mean(metrics[0], "validation")),
-                str(len(outcome.finished)),
                 number(None if cost is None else cost.step_ms, 2),
                 "–" if cost is None else size(cost.peak),
                 str(outcome.failed),
             ]
         )
-    caption = "On the test split, which nothing was chosen by: mean over seeds [95% interval]"
+    caption = (
+        f"On the test split, which nothing was chosen by: mean over {result.options.seeds} seeds [95% interval]; "
+        "failed: trials and trainings without a result"
+    )
     return table(head, rows, caption, _marks(result))
 
 

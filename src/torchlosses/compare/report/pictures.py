@@ -20,9 +20,9 @@ def dots(result: Result) -> str:
         return ""
     found = {o.label: result.intervals[o.label][metric] for o in shown}
     ends = [end for i in found.values() for end in (i.low, i.high)]
-    width, row, left = 720, 44, 14
+    width, row, left = 480, 46, 14
     bottom = 16 + row * len(shown)
-    scale = Scale.over([*ends, *(v for o in shown for v in o.values(metric))], left, width - 24)
+    scale = Scale.over([*ends, *(v for o in shown for v in o.values(metric))], left, width - 20)
     marks = across(scale, 10, bottom)
     for place, outcome in enumerate(shown):
         y = 38 + row * place
@@ -30,12 +30,16 @@ def dots(result: Result) -> str:
         tip = f"{outcome.label}: {around(it, it.mean)}"
         beside = " class=beside" if outcome.yardstick else ""
         marks.append(
-            f'<g{beside}><title>{escape(tip)}</title><text x="2" y="{y - 12}">{escape(short(outcome.label, 60))}</text>'
+            f'<g{beside}><title>{escape(tip)}</title><text x="2" y="{y - 12}">{escape(short(outcome.label, 50))}</text>'
         )
         marks.append(f'<line class=bar x1="{scale(it.low):.1f}" x2="{scale(it.high):.1f}" y1="{y}" y2="{y}"/>')
         marks += [f'<circle class=seed cx="{scale(v):.1f}" cy="{y}" r="4"/>' for v in outcome.values(metric)]
         marks.append(f'<circle class=mean cx="{scale(it.mean):.1f}" cy="{y}" r="5.5"/></g>')
-    return svg(width, bottom + 24, f"{METRICS[metric].title} on test of each contender with its 95% interval", marks)
+    return _chart(width, bottom + 24, f"{METRICS[metric].title} on test of each contender with its 95% interval", marks)
+
+
+def _chart(width: int, height: int, summary: str, marks: list[str]) -> str:
+    return f"<div class=chart>{svg(width, height, summary, marks)}</div>"
 
 
 def costs(result: Result) -> str:
@@ -48,13 +52,13 @@ def costs(result: Result) -> str:
     ]
     if not points:
         return ""
-    width, height, left, right, bottom = 720, 380, 64, 560, 330
+    width, height, left, right, bottom = 480, 360, 52, 300, 310
     x = Scale.over([0.0, *(c.step_ms for c, _, _ in points)], left, right)
     y = Scale.over([mean for _, mean, _ in points], bottom, 20)
     most = max(c.peak for c, _, _ in points) or 1
     marks = [*across(x, 20, bottom), *upward(y, left, right)]
     marks.append(f'<text class=soft x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">ms per step</text>')
-    lines = _apart([y(mean) + 4 for _, mean, _ in points], 15)
+    lines = _apart([y(mean) + 4 for _, mean, _ in points], 16)
     for (cost, mean, label), line in zip(points, lines, strict=True):
         at, up = x(cost.step_ms), y(mean)
         tip = f"{label}: {number(mean)}, {cost.step_ms:.2f} ms per step, {size(cost.peak)}"
@@ -63,9 +67,9 @@ def costs(result: Result) -> str:
         marks.append(f'<line class=rule x1="{at:.1f}" y1="{up:.1f}" x2="{right + 8}" y2="{line - 4:.1f}"/>')
         marks.append(f'<circle class=seed cx="{at:.1f}" cy="{up:.1f}" r="{radius:.1f}"/>')
         marks.append(f'<circle class=mean cx="{at:.1f}" cy="{up:.1f}" r="3"/>')
-        marks.append(f'<text x="{right + 12}" y="{line:.1f}">{escape(short(label, 22))}</text></g>')
+        marks.append(f'<text x="{right + 12}" y="{line:.1f}">{escape(short(label, 20))}</text></g>')
     tall = max(height, int(max(lines)) + 12)
-    return svg(width, tall, f"{METRICS[metric].title} on test against milliseconds per step", marks)
+    return _chart(width, tall, f"{METRICS[metric].title} on test against milliseconds per step", marks)
 
 
 def _apart(lines: list[float], room: float) -> list[float]:

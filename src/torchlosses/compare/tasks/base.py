@@ -68,6 +68,14 @@ class Task:
     def order(self, generator: torch.Generator) -> Tensor:
         return torch.randperm(self.size, generator=generator)
 
+    def to(self, target: torch.device) -> None:
+        """Moves what batches are taken from."""
+        if target.type == "cpu":
+            return
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(target))
+
     def check(self, loss: Loss) -> None:
         """Raises TypeError where the loss cannot read what the task has."""
         raise NotImplementedError

@@ -86,7 +86,7 @@ class Classification(Task):
     def predict(self, model: Model, loss: Loss, card: Card, part: str) -> Output:
         assert isinstance(loss, RowLoss)
         predicted: Tensor = loss.predict(head_scores(model, card, model(self.x[self.rows[part]])))
-        return predicted.double().numpy()
+        return predicted.double().cpu().numpy()
 
     def judge(self, part: str, output: Output, validation: Output | None = None) -> Judged:
         truth = self.data.y[self.rows[part]]

@@ -79,9 +79,9 @@ class Pairs(Task):
         if isinstance(loss, SetLoss):
             found = loss(queries, keys)
         elif self.collection and can_read(loss, "graded"):
-            picked = chosen.numpy()
+            picked = chosen.cpu().numpy()
             relevance = torch.from_numpy(self.grades[self.query[picked]][:, self.item[picked]].toarray())
-            found = loss(compared(loss, card, queries, keys), graded(relevance).given(ids=rows))
+            found = loss(compared(loss, card, queries, keys), graded(relevance.to(queries.device)).given(ids=rows))
         else:
             found = loss(compared(loss, card, queries, keys), paired().given(ids=rows))
         return found
@@ -95,7 +95,7 @@ class Pairs(Task):
 
     def predict(self, model: Model, loss: Loss, card: Card, part: str) -> Output:
         lefts, rights = self._part(part)
-        return similarity(card, model(self.x[lefts], 0), model(self.right[rights], 1)).numpy()
+        return similarity(card, model(self.x[lefts], 0), model(self.right[rights], 1)).float().cpu().numpy()
 
     def judge(self, part: str, output: Output, validation: Output | None = None) -> Judged:
         lefts, rights = self._part(part)

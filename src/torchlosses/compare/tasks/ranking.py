@@ -70,14 +70,14 @@ class Ranking(Task):
         return cast(Tensor, found)
 
     def value(self, model: Model, loss: Loss, card: Card, rows: Tensor) -> Tensor:
-        lists = self.lists["train"][rows]
+        lists = self.lists["train"].to(rows.device)[rows]
         lists = lists[:, : int((lists >= 0).sum(1).max())]
         targets = graded(self.y[lists.clamp(min=0)], lists >= 0).given(ids=rows)
         found: Tensor = loss(self._scores(model, lists), targets)
         return found
 
     def predict(self, model: Model, loss: Loss, card: Card, part: str) -> Output:
-        return self._scores(model, self.lists[part]).numpy()
+        return self._scores(model, self.lists[part].to(self.x.device)).float().cpu().numpy()
 
     def judge(self, part: str, output: Output, validation: Output | None = None) -> Judged:
         lists = self.lists[part].numpy()

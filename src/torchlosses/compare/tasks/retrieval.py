@@ -82,7 +82,7 @@ class Retrieval(Task):
         return found
 
     def predict(self, model: Model, loss: Loss, card: Card, part: str) -> Output:
-        return similarity(card, model(self.x[getattr(self.split, part)])).numpy()
+        return similarity(card, model(self.x[getattr(self.split, part)])).float().cpu().numpy()
 
     def judge(self, part: str, output: Output, validation: Output | None = None) -> Judged:
         labels = self.data.y[getattr(self.split, part)]
