@@ -24,7 +24,7 @@ def yardstick(task: Task) -> LogisticRegression | LambdaRank | None:
     if isinstance(task, Ranking):
         try:
             import lightgbm  # noqa: F401
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, OSError):  # it also needs a system library, libgomp
             task.notes.append("no yardstick: LightGBM's lambdarank needs the extra 'rank': pip install 'torchlosses[rank]'")
             return None
         return LambdaRank()
