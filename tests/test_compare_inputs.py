@@ -232,6 +232,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         GOOD | {"label": np.arange(ROWS) % 3 - 1, "g": np.arange(ROWS) // 5},
         ["--task", "ranking", "--group", "g"],
     ),
+    "grades of at most 30": (GOOD | {"label": np.arange(ROWS)}, ["--task", "pairs", "--left", "a", "--right", "b"]),
     "no left side has a right one": (
         GOOD | {"label": np.zeros(ROWS)},
         ["--task", "pairs", "--left", "a", "--right", "b"],

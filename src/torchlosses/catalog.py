@@ -93,7 +93,7 @@ def search(*, task: str | None = None, family: str | None = None, text: str | No
     """
     kept = []
     for entry in entries():
-        if task is not None and task not in entry.card.tasks:
+        if task is not None and not serves(entry, task):
             continue
         if family is not None and entry.card.family != family:
             continue
@@ -101,6 +101,11 @@ def search(*, task: str | None = None, family: str | None = None, text: str | No
         if rank is not None:
             kept.append((rank, entry))
     return tuple(entry for _, entry in sorted(kept, key=lambda pair: pair[0]))
+
+
+def serves(entry: Entry, task: str) -> bool:
+    """Whether the card names the task; what is usually fed lists ranks, too."""
+    return task in entry.card.tasks or (task == "ranking" and entry.card.scores == "list")
 
 
 def _rank(entry: Entry, text: str) -> int | None:

@@ -216,6 +216,8 @@ def _grades(name: str, y: Column) -> NDArray[np.float64]:
     bad = ~np.isfinite(grades) | (grades < 0)
     if bad.any():
         raise Refusal(f"{name}: expected finite grades of at least 0, got {grades[bad][0]:g} in {_rows(bad)}")
+    if grades.max(initial=0) > 30:
+        raise Refusal(f"{name}: expected grades of at most 30 (NDCG counts a grade g as 2^g - 1), got {grades.max():g}")
     return grades
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import math
 import os
 import sys
@@ -115,18 +117,26 @@ def sentences(text: str) -> Callable[[list[str]], Any] | None:
     if not Path(path).exists():
         raise Refusal(f"--encoder: no sentence encoder at {path}")
 
+    loaded: list[Any] = []
+
     def embed(texts: list[str]) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ModuleNotFoundError:
-            raise needs("text", "text columns", "sentence-transformers") from None
-        try:
-            model = SentenceTransformer(path, device="cpu", local_files_only=True)
-        except Exception as problem:  # it raises many kinds
-            raise Refusal(f"--encoder: cannot load a sentence encoder from {path}: {problem}") from None
-        return model.encode(texts, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+        if not loaded:
+            loaded.append(_sentence_model(path))
+        return loaded[0].encode(texts, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
 
     return embed
+
+
+def _sentence_model(path: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError:
+        raise needs("text", "text columns", "sentence-transformers") from None
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            return SentenceTransformer(path, device="cpu", local_files_only=True)
+    except Exception as problem:  # it raises many kinds
+        raise Refusal(f"--encoder: cannot load a sentence encoder from {path}: {problem}") from None
 
 
 class Model(nn.Module):

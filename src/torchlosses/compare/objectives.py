@@ -113,17 +113,12 @@ def chosen(task: str, specifications: Sequence[str]) -> list[Objective]:
     found: dict[str, Objective] = {}
     for text in specifications:
         everything = text.casefold() == "all"
-        group = [Objective(e) for e in _every(task)] if everything else [parse(text)]
+        group = [Objective(e) for e in catalog.search(task=task)] if everything else [parse(text)]
         for objective in group:
             if objective.label in found and not everything:
                 raise Refusal(f"--loss: {objective.label} is given twice")
             found.setdefault(objective.label, objective)
     return list(found.values())
-
-
-def _every(task: str) -> list[catalog.Entry]:
-    """Every card that names the task; for ranking, also what is usually fed lists."""
-    return [e for e in catalog.entries() if task in e.card.tasks or (task == "ranking" and e.card.scores == "list")]
 
 
 def parse(text: str) -> Objective:

@@ -32,6 +32,8 @@ def compare(options: Options) -> int:
     console = Console(highlight=False)
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a setting that a trial tries; its value tells
+        if options.encoder.startswith("text:"):
+            console.print("encoding the text; this happens at every start")
         study = Study(options)
         folder = Folder.find(options, study.task)
         budget = study.measure()

@@ -84,7 +84,7 @@ def fit(
         try:
             loss = objective.build(hypers, task.facts)
             task.check(loss)
-        except (TypeError, ValueError) as problem:
+        except Exception as problem:
             raise Unfit(str(problem)) from problem
         optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=setting[RATE])
         total = epochs * task.steps
@@ -107,12 +107,14 @@ def fit(
                 try:
                     with device.autocast():
                         value = task.value(model, loss, card, rows.to(device.target))
-                except (TypeError, ValueError, IndexError, RuntimeError) as problem:
-                    raise Unfit(str(problem)) from problem
-                values.append(value.item())
-                if not math.isfinite(values[-1]):
-                    raise Failed(f"the loss became {values[-1]} at step {len(times) + 1} of {total}")
-                device.backward(value)
+                    values.append(value.item())
+                    if not math.isfinite(values[-1]):
+                        raise Failed(f"the loss became {values[-1]} at step {len(times) + 1} of {total}")
+                    device.backward(value)
+                except Failed:
+                    raise
+                except Exception as problem:  # a rule, a user's own among them, may fail in any way
+                    raise Unfit(f"{type(problem).__name__}: {problem}") from problem
                 optimizer.step()
                 schedule.step()
                 times.append(1000 * (time.perf_counter() - begin))
@@ -135,5 +137,8 @@ def output(task: Task, objective: Objective, fitted: Fit, part: str) -> Output:
     """What a trained model says of 'validation' or 'test'."""
     fitted.model.eval()
     fitted.loss.eval()
-    with torch.no_grad():
-        return task.predict(fitted.model, fitted.loss, objective.entry.card, part)
+    try:
+        with torch.no_grad():
+            return task.predict(fitted.model, fitted.loss, objective.entry.card, part)
+    except Exception as problem:
+        raise Unfit(f"{type(problem).__name__}: {problem}") from problem

@@ -109,11 +109,12 @@ class LambdaRank:
         # Each seed sees its own bag of documents and features; otherwise all would grow the same trees.
         fixed = {"objective": "lambdarank", "verbosity": -1, "num_threads": 1, "seed": seed, "deterministic": True}
         fixed |= {"bagging_fraction": 0.9, "bagging_freq": 1, "feature_fraction": 0.9, "force_row_wise": True}
-        grades = task.data.y[rows].astype(int)
-        # Grades as positions, which is what its label gains go by.
+        grades = task.data.y[rows]
+        if (grades != grades.round()).any():  # it takes whole numbers: the order of the grades
+            grades = np.unique(grades, return_inverse=True)[1]
         found = lightgbm.train(
             {**fixed, **{k: v for k, v in setting.items() if k != "num_boost_round"}},
-            lightgbm.Dataset(x[rows], grades, group=(lists >= 0).sum(axis=1)),
+            lightgbm.Dataset(x[rows], grades.astype(int), group=(lists >= 0).sum(axis=1)),
             num_boost_round=setting["num_boost_round"],
         )
 
