@@ -379,6 +379,12 @@ def test_indices_say_what_a_matrix_says(loss: tl.RowLoss, limits: dict[str, int]
 # --- weights, predictions, refusals --------------------------------------------------------------------------------
 
 
+def test_ranked_label_weights_hand_the_shares_out_in_reverse() -> None:
+    weights = tl.label_weights(torch.tensor([3, 0, 5, 3]), 10, mode="ranked")
+    assert weights.tolist() == pytest.approx([30.0, 50.0, 0.0, 30.0])  # a label without examples has a share of 0, too
+    assert tl.label_weights(torch.tensor([3, 0, 5]), 10).isfinite().all()
+
+
 def test_effective_numbers() -> None:
     assert torch.equal(tl.effective_number(COUNTS, beta=0.0), torch.ones(C, dtype=torch.float64))
     torch.testing.assert_close(tl.effective_number(COUNTS, 1.0, normalize=False), 1 / COUNTS.clamp(min=1))

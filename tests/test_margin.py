@@ -266,6 +266,17 @@ def test_adaface_statistics() -> None:
     assert torch.equal(loss.norm_mean, held)
 
 
+def test_adaface_keeps_cosines_and_angles_away_from_their_ends_by_eps() -> None:
+    cosines, norms = torch.tensor([[1.0, -1.0], [-1.0, 0.3]], dtype=torch.float64), torch.tensor([80.0, 5.0]).double()
+    loss = tl.AdaFace(margin=0.4, concentration=0.5, eps=0.1, scale=5.0, reduction="none").double()
+    targets = tl.classes(torch.tensor([0, 1])).given(query_norm=norms)
+    shift = 0.4 * (0.5 * (norms - norms.mean()) / (norms.std() + 0.1)).clamp(-1, 1)
+    kept = cosines.clamp(-0.9, 0.9)
+    theta = (kept.diagonal().acos() - shift).clamp(0.1, math.pi - 0.1)
+    z = 5.0 * (kept - torch.diag(kept.diagonal()) + torch.diag(theta.cos() - 0.4 - shift))
+    assert torch.allclose(loss(cosines, targets), cross_entropy(z, torch.tensor([0, 1]), reduction="none"), rtol=1e-12)
+
+
 def test_magface_shows_its_terms_and_reaches_the_norm() -> None:
     x, w, y = features()
     loss = tl.MagFace(low_norm=0.5, high_norm=3.0)
@@ -398,6 +409,8 @@ def test_regularizers_against_their_definitions() -> None:
     shuffled = torch.randperm(B, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(loss(x, y), loss(x[shuffled], y[shuffled]))
     assert torch.autograd.gradcheck(lambda a: loss(a, y), (x,))
+    alone = tl.NegativeBlockContrast(classes=C, eps=0.5)(x, torch.zeros_like(y))  # one class: only the 1 of its diagonal
+    assert alone.item() == pytest.approx(math.log(1.5) / C)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         zero = torch.zeros(4, D, dtype=dtype, requires_grad=True)
         for regularizer in (loss, tl.OrthogonalProjection()):

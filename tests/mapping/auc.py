@@ -34,7 +34,7 @@ def pairwise(case: Case) -> Computed:
     *(
         f"imbalance_margin/macro_auc_{kind}_{base}"
         for kind in ("pairwise", "univariate", "reweighted")
-        for base in ("logistic", "hinge")
+        for base in ("logistic", "hinge", "squared_hinge")
     )
 )
 def macro(case: Case) -> Computed:

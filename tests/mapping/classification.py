@@ -116,7 +116,9 @@ def vector_scaling_binary(case: Case) -> Computed:
     names = ("Delta_pos", "Delta_neg", "iota_pos", "iota_neg")
     ours = ("positive_factor", "negative_factor", "positive_shift", "negative_shift")
     hp = {our: case.hp[name] for our, name in zip(ours, names, strict=True)}
-    return tl.SigmoidVectorScaling(scale=case.hp["scale"], **hp)(case["scores"], case["targets"])
+    rows = len(case["scores"])
+    loss = tl.SigmoidVectorScaling(scale=case.hp["scale"], **hp)
+    return loss(case["scores"].reshape(rows, -1), case["targets"].reshape(rows, -1))
 
 
 @recipe("classification/aldr_kl", "classification/aldr_kl_softplus")

@@ -159,7 +159,8 @@ def decoupled(case: Case) -> Computed:
 
 @recipe("imbalance_margin/xmc_topk")
 def soft_top_k_loss(case: Case) -> Computed:
-    loss = tl.SoftTopK(k=case.hp["K"], alpha=case.hp["alpha"], temperature=1.0, reduction="none")
+    temperature = case.hp.get("temperature", 1.0)
+    loss = tl.SoftTopK(k=case.hp["K"], alpha=case.hp["alpha"], temperature=temperature, reduction="none")
     rows = loss(case["scores"], tl.multi_label(case["targets"]))
     return {"loss": rows.mean(), "rows": rows} if "out.rows" in case.arrays else rows.mean()
 

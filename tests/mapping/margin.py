@@ -75,7 +75,12 @@ def ldam(case: Case) -> Computed:
 def adaface(case: Case) -> Computed:
     hp = case.hp
     loss = tl.AdaFace(
-        margin=hp["m"], concentration=hp["h"], momentum=hp["t_alpha"], scale=hp["scale"], reduction="none"
+        margin=hp["m"],
+        concentration=hp["h"],
+        momentum=hp["t_alpha"],
+        eps=hp["eps"],
+        scale=hp["scale"],
+        reduction="none",
     ).double()
     loss.norm_mean.fill_(hp["init_mean"])
     loss.norm_std.fill_(hp["init_std"])

@@ -178,7 +178,7 @@ def unpg(case: Case) -> Computed:
 
 @recipe("imbalance_margin/nbc")
 def nbc(case: Case) -> Computed:
-    loss = tl.NegativeBlockContrast(tau=case.hp["tau"], classes=case.hp["num_classes"])
+    loss = tl.NegativeBlockContrast(tau=case.hp["tau"], classes=case.hp["num_classes"], eps=1e-10)
     return {"loss": loss(case["embeddings"], case["labels"])}
 
 

@@ -97,7 +97,8 @@ def smp_focal_tversky(case: Case) -> Computed:
 @recipe("imbalance_margin/smp_dice_log_binary")
 def smp_log(case: Case) -> Computed:
     smooth = 2 * case.hp.get("smooth", 0.0)
-    return tl.Dice(over="all", activation="sigmoid", smooth=smooth, log=True)(case["scores"], case["targets"])
+    loss = tl.Dice(over="all", activation="sigmoid", smooth=smooth, log=True, absent="zero")
+    return loss(case["scores"], case["targets"])
 
 
 @recipe("imbalance_margin/smp_mcc_binary")

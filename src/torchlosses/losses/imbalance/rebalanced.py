@@ -49,10 +49,11 @@ def label_weights(counts: Tensor, examples: int, mode: str = "frequency") -> Ten
     r"""Column weights for binary cross-entropy from how often each label occurs, as a percentage f_j of the examples.
 
     Arguments:
-        counts: (C,) training examples that carry each label, >= 0; a label without any counts as one.
+        counts: (C,) training examples that carry each label, >= 0.
         examples: number of training examples, > 0.
-        mode: 'frequency': ``1 / f_j`` rounded to two decimals, then scaled to sum to 1; 'ranked': the k-th most frequent
-            label gets the k-th smallest f (in percent, so the scale of the loss changes).
+        mode: 'frequency': ``1 / f_j`` rounded to two decimals, then scaled to sum to 1, a label without any example
+            counting as one; 'ranked': the k-th most frequent label gets the k-th smallest f (in percent, so the scale of
+            the loss changes).
 
     Source: Exploring Class Imbalance in Code Comment Classification (NLBSE tool competition), 2025. Use them as
     ``BinaryCrossEntropy(class_weight=label_weights(counts, examples))``.
@@ -65,10 +66,10 @@ def label_weights(counts: Tensor, examples: int, mode: str = "frequency") -> Ten
         raise ValueError(f"mode: expected 'frequency' or 'ranked', got {mode!r}")
     counts = checked_counts(counts).detach()
     wide = counts.to(counts.dtype if counts.dtype == torch.float64 else torch.float32)
-    share = 100 * torch.where(wide > 0, wide, 1.0) / examples
     if mode == "ranked":
+        share = wide / examples * 100
         return torch.empty_like(share).scatter(0, share.argsort(dim=0, descending=True, stable=True), share.sort().values)
-    weight = torch.round(1 / share, decimals=2)
+    weight = torch.round(1 / (torch.where(wide > 0, wide, 1.0) / examples * 100), decimals=2)
     return weight / weight.sum()
 
 

@@ -20,18 +20,19 @@ from torchlosses.losses.margin.transforms import GUARDS, guarded
 class AdaFace(MarginSoftmax):
     r"""AdaFace: the margin follows the quality of the image, read from the norm of its embedding.
 
-    With ``q = clip(concentration (norm - mean) / (std + 0.001), -1, 1)`` of running batch statistics, the right column is
+    With ``q = clip(concentration (norm - mean) / (std + eps), -1, 1)`` of running batch statistics, the right column is
     ``cos(theta_y - margin q) - margin (1 + q)``; no gradient reaches the norms through it.
 
     Arguments:
         margin: >= 0.
         concentration: how fast quality saturates (the paper's h), > 0.
         momentum: weight of the batch in the running mean and standard deviation of norms, in (0, 1].
+        eps: added to that deviation, and how far cosines stay from +-1 and angles from 0 and pi, in (0, 1).
         scale: factor on all cosines, > 0.
 
     Norms are those of the row operand of the recipe (give raw embeddings to ``cosine(x, W)``), or
     ``targets.given(query_norm=...)``. Buffers ``norm_mean`` and ``norm_std`` move in training mode only; a batch of one row
-    leaves them, and ignored rows do not enter. All cosines are clamped to +-0.999.
+    leaves them, and ignored rows do not enter. All cosines are clamped to +-(1 - eps).
 
     >>> import torch, torchlosses as tl
     >>> x, w = torch.tensor([[10.0, 0.0], [0.0, 30.0]]), torch.eye(2)
@@ -56,6 +57,7 @@ class AdaFace(MarginSoftmax):
     margin: float = real(0.4, "margin", low=0, search=(0.3, 0.5))
     concentration: float = real(0.333, "how fast quality saturates", above=0, search=(0.2, 0.66))
     momentum: float = real(1.0, "weight of the batch in the running statistics", above=0, high=1)
+    eps: float = real(1e-3, "distance of cosines from +-1", above=0, below=1)
 
     norm_mean: Tensor
     norm_std: Tensor
@@ -78,16 +80,19 @@ class AdaFace(MarginSoftmax):
         norm = fields["query_norm"].detach().clamp(0.001, 100)
         if self.training:
             self._advance(norm, batch.targets.counted)
-        quality = self.concentration * (norm - self.norm_mean) / (self.norm_std + 1e-3)
+        quality = self.concentration * (norm - self.norm_mean) / (self.norm_std + self.eps)
         return {"quality": quality.clamp(-1, 1)}
 
     def transform(self, cosine: Tensor, targets: Block, *, quality: Tensor, query_norm: Tensor, **fields: Any) -> Tensor:
         shift = self.margin * quality.to(cosine.dtype)
-        theta = cosine.clamp(-0.999, 0.999).acos()
-        return (theta - shift).clamp(1e-3, math.pi - 1e-3).cos() - self.margin - shift
+        theta = self.clamped(cosine).acos()
+        return (theta - shift).clamp(self.eps, math.pi - self.eps).cos() - self.margin - shift
 
     def negatives(self, cosines: Tensor, right: Tensor, targets: Block, **fields: Any) -> Tensor:
-        return cosines.clamp(-0.999, 0.999)
+        return self.clamped(cosines)
+
+    def clamped(self, cosine: Tensor) -> Tensor:
+        return cosine.clamp(self.eps - 1, 1 - self.eps)
 
 
 class MagFace(MarginSoftmax):

@@ -27,12 +27,13 @@ class NegativeBlockContrast(SetLoss):
     r"""NBC-Softmax's regularizer: the means of the batch's classes are pushed apart.
 
     With :math:`S_{kl}` the cosines of class means and 0 on the diagonal,
-    :math:`\frac1C\,\mathrm{mean}_k\log\sum_l e^{\tau S_{kl}}` over the K classes present; used as
+    :math:`\frac1C\,\mathrm{mean}_k\log(\sum_l e^{\tau S_{kl}}+\epsilon)` over the K classes present; used as
     ``(1 - rho) * base + rho * NBC``.
 
     Arguments:
         tau: factor on the cosines, > 0 (not a divisor).
         classes: number of classes of the data set, C, >= 1.
+        eps: inside the logarithm, >= 0; the released code has 1e-10, which shows where one class is present.
 
     Call with embeddings (B, D), raw, and integer labels (B,); O(BD + K^2 D).
 
@@ -56,6 +57,7 @@ class NegativeBlockContrast(SetLoss):
 
     tau: float = real(0.2, "factor on the cosines", above=0, search=(0.1, 5.0, "log"))
     classes: int = data("the number of classes of the data set, an integer >= 1")
+    eps: float = real(0.0, "inside the logarithm", low=0)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The value on embeddings (B, D) and labels (B,)."""
@@ -66,7 +68,10 @@ class NegativeBlockContrast(SetLoss):
         sums = x.new_zeros(present.shape[0], x.shape[1]).index_add(0, place, x)
         means = unit(sums)  # a mean and a sum point the same way
         similar = (self.tau * means @ means.T).fill_diagonal_(0.0)
-        return similar.logsumexp(1).mean() / self.classes
+        level = similar.logsumexp(1)
+        if self.eps:
+            level = level + torch.log1p(self.eps * (-level).exp())
+        return level.mean() / self.classes
 
 
 class OrthogonalProjection(SetLoss):
