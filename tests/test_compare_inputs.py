@@ -20,6 +20,7 @@ from torchlosses.compare.refusal import Refusal
 from torchlosses.compare.study import Study
 from torchlosses.compare.table import read
 from torchlosses.compare.tasks import Classification, Pairs, Ranking, Retrieval
+from torchlosses.compare.yardsticks import yardstick
 
 GENERATOR = np.random.default_rng(0)
 ROWS = 60
@@ -136,7 +137,7 @@ def test_pairs_with_graded_judgements(tmp_path: Path) -> None:
     assert isinstance(task, Pairs)
     assert task.metrics[0] == "ndcg_at_10"
     assert "1 left sides have no right one" in task.notes[0]
-    lefts, rights = task._part("test")
+    lefts, rights = task.sides("test")
     assert len(rights) == 10  # the whole collection
     perfect = task.grades[task.query[lefts]][:, task.item[rights]].toarray()
     assert task.judge("test", perfect).mean("ndcg_at_10") == 1.0
@@ -180,6 +181,22 @@ def test_text_columns_go_through_the_sentence_encoder(tmp_path: Path, monkeypatc
     assert len(asked[0]) == 20  # each text once
     assert task.x[:20, 0].tolist() == list(range(20))  # as the encoder says, not scaled
     assert task.width == 2
+
+
+def test_text_pairs_stand_beside_the_encoder_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchlosses.compare import plan
+
+    spoken = {"q": [f"question {k}" for k in range(ROWS)], "a": [f"answer {k}" for k in range(ROWS)]}
+    path = written(tmp_path / "data.csv", spoken)
+    directions = np.random.default_rng(0).normal(size=(ROWS, 8)).astype(np.float32)
+    monkeypatch.setattr(plan, "sentences", lambda _: lambda texts: directions[[int(t.split()[1]) for t in texts]])
+    options = Options(path, task="pairs", left="q", right="a", encoder="text:somewhere", trials=2, seeds=2, epochs=1)
+    study = Study(options)
+    study.contenders = [yardstick(study.task)]  # type: ignore[list-item]
+    (outcome,) = study.run().outcomes
+    assert outcome.label == "yardstick: encoder as it is"
+    assert outcome.mean("recall_at_1") == 1.0
+    assert [trial.setting for trial in outcome.trials] == [{}, {}]
 
 
 def test_a_ranking_from_file_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

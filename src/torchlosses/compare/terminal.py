@@ -131,7 +131,7 @@ def table(result: Result, width: int = 100) -> Table:
     shown.add_column("objective", overflow="fold")
     kept: list[list[str]] = []
     for title, cells in columns.items():
-        room -= max(map(len, (title, *cells))) + 2
+        room -= max(map(len, (title, *cells))) + 3
         if room >= 0 or len(kept) < 2:
             shown.add_column(title, justify="right", no_wrap=True)
             kept.append(cells)

@@ -12,12 +12,13 @@ import numpy as np
 import optuna
 
 from torchlosses.compare.contenders import Space, Trained
-from torchlosses.compare.tasks import Classification, Ranking
+from torchlosses.compare.tasks import Classification, Pairs, Ranking, Retrieval
 from torchlosses.compare.tasks.base import Output, Task
 from torchlosses.compare.train import OutOfTime, Watch
+from torchlosses.scores import cosine
 
 
-def yardstick(task: Task) -> LogisticRegression | LambdaRank | None:
+def yardstick(task: Task) -> LogisticRegression | LambdaRank | Untrained | None:
     """The one that the task has; None, with a note on the task where only a package is missing."""
     if isinstance(task, Classification) and not task.several:
         return LogisticRegression()
@@ -28,6 +29,8 @@ def yardstick(task: Task) -> LogisticRegression | LambdaRank | None:
             task.notes.append("no yardstick: LightGBM's lambdarank needs the extra 'rank': pip install 'torchlosses[rank]'")
             return None
         return LambdaRank()
+    if task.data.texts and isinstance(task, (Pairs, Retrieval)):
+        return Untrained()
     return None
 
 
@@ -123,6 +126,39 @@ class LambdaRank:
             scores = np.zeros(places.shape)
             scores[places >= 0] = found.predict(x[places[places >= 0]])
             return scores
+
+        return Trained(output)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """The sentence encoder as it is, by cosine: what training has to beat."""
+
+    label: str = "yardstick: encoder as it is"
+
+    @property
+    def space(self) -> Space:
+        return {}
+
+    def defaults(self) -> dict[str, Any]:
+        return {}
+
+    def train(
+        self,
+        task: Task,
+        setting: Mapping[str, Any],
+        *,
+        seed: int,
+        epochs: int,
+        deadline: float = math.inf,
+        watch: Watch | None = None,
+    ) -> Trained:
+        def output(part: str) -> Output:
+            if isinstance(task, Pairs):
+                left, right = task.sides(part)
+                return cosine(task.x[left], task.right[right]).tensor().cpu().numpy()
+            rows = getattr(task.split, part)
+            return cosine(task.x[rows], task.x[rows]).tensor().cpu().numpy()
 
         return Trained(output)
 

@@ -86,7 +86,7 @@ class Pairs(Task):
             found = loss(compared(loss, card, queries, keys), paired().given(ids=rows))
         return found
 
-    def _part(self, part: str) -> tuple[Index, Index]:
+    def sides(self, part: str) -> tuple[Index, Index]:
         """A row of each left side of a part, and of each right side that it searches."""
         rows = getattr(self.split, part)
         lefts = rows[np.unique(self.query[rows], return_index=True)[1]]
@@ -94,11 +94,11 @@ class Pairs(Task):
         return lefts, rights
 
     def predict(self, model: Model, loss: Loss, card: Card, part: str) -> Output:
-        lefts, rights = self._part(part)
+        lefts, rights = self.sides(part)
         return similarity(card, model(self.x[lefts], 0), model(self.right[rights], 1)).float().cpu().numpy()
 
     def judge(self, part: str, output: Output, validation: Output | None = None) -> Judged:
-        lefts, rights = self._part(part)
+        lefts, rights = self.sides(part)
         grades = self.grades[self.query[lefts]][:, self.item[rights]].toarray()
         return Judged(ranking(ranked(output, grades), self.metrics), {})
 
