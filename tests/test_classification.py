@@ -447,3 +447,33 @@ def test_adaface_gives_the_norm_no_gradient() -> None:
 def test_wrong_inputs_are_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("loss", [tl.Brier, tl.RankedProbabilityScore, tl.ConfidencePenalty, tl.SphericalScore])
+def test_a_masked_column_beside_very_low_scores_gives_no_nan(loss: type[tl.RowLoss]) -> None:
+    scores = torch.tensor([[-1e4, -1e4, -torch.inf]], requires_grad=True)
+    value = loss()(scores, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(value, scores)
+    shorter = torch.zeros(1, 2, requires_grad=True)
+    expected = loss()(shorter, torch.tensor([0]))
+    torch.testing.assert_close(value, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(gradient[:, :2], torch.autograd.grad(expected, shorter)[0], atol=1e-3, rtol=0)
+    assert gradient[0, 2] == 0
+
+
+def test_logit_norm_of_a_row_of_zeros() -> None:
+    scores = torch.zeros(1, 3, requires_grad=True)
+    value = tl.LogitNorm(eps=0.0)(scores, torch.tensor([0]))
+    assert torch.equal(torch.autograd.grad(value, scores)[0], torch.zeros(1, 3))
+    torch.testing.assert_close(value.detach(), torch.tensor(3.0).log())
+
+
+@pytest.mark.parametrize("high", [100.0, 1e4])
+def test_zlpr_streams_rows_whose_right_scores_are_very_high(high: float) -> None:
+    found = {}
+    for mode, limits in {"dense": {"dense": 1 << 30}, "blocked": {"dense": 0, "block": 256}}.items():
+        scores = torch.tensor([[high, 0.0, 0.0], [-high, 0.0, high]], requires_grad=True)
+        with tl.memory_budget(**limits):
+            value = tl.ZLPR()(scores, tl.multi_label(torch.tensor([[1, 0, 0], [1, 0, 1]])))
+            found[mode] = torch.autograd.grad(value, scores)[0]
+    torch.testing.assert_close(found["blocked"], found["dense"])

@@ -38,7 +38,9 @@ def weighted(case: Case) -> Computed:
 @recipe("classification/mean_ce_logmeanexp")
 def minus_log_columns(case: Case) -> Computed:
     rows = tl.CrossEntropy(reduction="none")(case["scores"], case["targets"]) - math.log(case["scores"].shape[1])
-    return {"loss": rows.mean(), "rows": rows}
+    if case.reduction == "none":
+        return rows
+    return {"loss": rows.mean(), "rows": rows} if "out.rows" in case.arrays else rows.mean()
 
 
 @recipe("classification/logit_norm")
@@ -61,7 +63,7 @@ def penalty_over_all_rows(case: Case) -> Computed:
 
 @recipe("classification/normalized_softmax")
 def normalized(case: Case) -> Computed:
-    scores = tl.cosine(case["features"], case["weight"]) * case.hp.get("scale", 1 / case.hp["temperature"])
+    scores = tl.cosine(case["features"], case["weight"]) * (case.hp.get("scale") or 1 / case.hp["temperature"])
     return tl.CrossEntropy()(scores, case["targets"])
 
 

@@ -192,9 +192,11 @@ class Block:
         return _safe_logsumexp(x)
 
     def log_softmax(self, x: Tensor, where: Tensor | None = None) -> Tensor:
-        """Log-probabilities over the chosen cells (b, L); others hold finite numbers without meaning, as do empty rows."""
-        total = self.logsumexp(x, where)
-        return x - torch.where(total == -torch.inf, 0.0, total)[:, None]
+        """Log-probabilities over the chosen cells (b, L); 0 elsewhere, whose exponential does not overflow."""
+        chosen, total = self._where(where), self.logsumexp(x, where)
+        if chosen is None:
+            return x - total[:, None]
+        return torch.where(chosen, x - torch.where(total == -torch.inf, 0.0, total)[:, None], 0.0)
 
     def sum(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         """Sum over the chosen cells (b,)."""

@@ -138,11 +138,12 @@ def pool_block(
     outcome, on = differentiate(problem, every, mass, tensors, span, exists, sums, coefficient, filled)
     if on:
         with torch.no_grad():
-            on_near, on_far, on_lse = (on.get(name, zero) for name in ("near", "far", "lse"))
+            on_near, on_far = on.get("near", zero), on.get("far", zero)
             scale = torch.where(z > 0, far_slope * on_far / torch.where(z > 0, z, 1.0), 0.0)
-            scale = scale + on_lse * (top.squeeze(1) - lse).exp()
             sparse = near_slope * e * (on_near / torch.where(z_near > 0, z_near, 1.0))[row]
-            sparse = sparse + on_lse[row] * (v - lse[row]).exp()
+            if "lse" in on:  # slopes are 1 then; with others the exponentials may overflow
+                scale = scale + on["lse"] * (top.squeeze(1) - lse).exp()
+                sparse = sparse + on["lse"][row] * (v - lse[row]).exp()
             sparse = sparse + (on.get("target", zero) / number.clamp(min=1))[row]
             for strip, factor in zip(strips(s), strips_of(scale, s), strict=True):
                 strip.mul_(factor[:, None])

@@ -57,7 +57,7 @@ class ConfidencePenalty(RowLoss):
         return self.beta * row.each - log_odds(row.target, row.rest)[0]
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
-        log_p = scores - targets.logsumexp(scores)[:, None]
+        log_p = targets.log_softmax(scores)
         return targets.sum((self.beta * log_p.exp() - targets.probability) * log_p)
 
 
@@ -94,8 +94,9 @@ class LogitNorm(RowLoss):
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         square = targets.sum(scores.square())
         some = square > 0
-        norm = torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)
-        unit = scores / (norm + self.eps).clamp(min=torch.finfo(scores.dtype).tiny)[:, None]
+        norm = torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0) + self.eps
+        some = norm.detach() > 0  # not so in a row of zeros at eps=0, which gets no gradient
+        unit = torch.where(some[:, None], scores / torch.where(some, norm, 1.0)[:, None], 0.0)
         row = Summary(unit / self.temperature, targets)
         return row.mass * row.lse - row.target
 
