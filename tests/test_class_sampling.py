@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -167,3 +168,89 @@ def test_the_benchmark_measures_one_value_on_every_side(capsys: pytest.CaptureFi
     assert heads.need("usual code", heads.Size()) > heads.need("ArcFace", heads.Size())
     assert heads.main(["--classes", "30", "--batch", "4", "--features", "5", "--repeats", "1", "--side", "ArcFace"]) == 0
     assert '"value"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("hits", [False, True])
+@pytest.mark.parametrize("proposal", ["uniform", "log_uniform", "counts"])
+def test_sampled_softmax_against_its_definition(proposal: str, hits: bool, blocked: bool) -> None:
+    x, w, b, y = problem()
+    y = y.clone()
+    y[2] = -100
+    counts = torch.arange(C).double()
+    sampled = torch.tensor([int(y[0]), 5, 5, 1, 17, int(y[3])])
+    q = {
+        "uniform": torch.full((C,), 1 / C, dtype=torch.float64),
+        "log_uniform": torch.tensor([math.log((c + 2) / (c + 1), C + 1) for c in range(C)], dtype=torch.float64),
+        "counts": counts.clamp(min=1) / counts.clamp(min=1).sum(),
+    }[proposal]
+    expected = (len(sampled) * q).log()
+    z = x @ w.T + b
+    rows = []
+    for i in range(B):
+        if y[i] < 0:
+            continue
+        drawn = [z[i, j] - expected[j] for j in sampled.tolist() if not (hits and j == y[i])]
+        right = z[i, y[i]] - expected[y[i]]
+        rows.append(torch.stack([right, *drawn]).logsumexp(0) - right)
+    reference = torch.stack(rows).mean()
+    wanted = torch.autograd.grad(reference, (x, w, b))
+    limits = {"block": 256, "dense": 0} if blocked else {"dense": 1 << 30}
+    with tl.memory_budget(**limits):
+        loss = tl.SampledSoftmax(proposal=proposal, class_counts=counts, remove_hits=hits)
+        for scores in (tl.linear(x, w, b), (x @ w.T + b)):
+            value = loss(scores, y, sampled=sampled)
+            torch.testing.assert_close(value, reference, rtol=1e-9, atol=0)
+            for found, gradient_ in zip(torch.autograd.grad(value, (x, w, b)), wanted, strict=True):
+                torch.testing.assert_close(found, gradient_)
+
+
+def test_sampled_softmax_of_every_class_once_is_cross_entropy() -> None:
+    x, w, b, y = problem()
+    scores = tl.linear(x, w, b)
+    value = tl.SampledSoftmax()(scores, y, sampled=torch.arange(C))
+    assert torch.allclose(value, tl.CrossEntropy()(scores, y))
+    assert torch.equal(tl.SampledSoftmax().predict(scores), tl.CrossEntropy().predict(scores))
+
+
+def test_sampled_softmax_draws_by_its_proposal_and_resumes() -> None:
+    scores, y = torch.zeros(1, C), torch.tensor([0])
+    counts = torch.zeros(C)
+    counts[3] = 1e9  # nearly every draw
+    loss = tl.SampledSoftmax(samples=8, proposal="counts", class_counts=counts, seed=0)
+    assert loss(scores, torch.tensor([3])).item() == 0.0  # all draws are hits
+    first = tl.SampledSoftmax(samples=8, proposal="log_uniform", seed=4)
+    resumed = tl.SampledSoftmax(samples=8, proposal="log_uniform", seed=5)
+    resumed.load_state_dict(first.state_dict())
+    values = [first(scores, y).item() for _ in range(3)]
+    assert values == [resumed(scores, y).item() for _ in range(3)] and len(set(values)) > 1
+
+
+def test_what_sampled_softmax_refuses() -> None:
+    scores = torch.zeros(2, C)
+    with pytest.raises(ValueError, match="class_counts: needed with proposal='counts'"):
+        tl.SampledSoftmax(proposal="counts")
+    with pytest.raises(TypeError, match=r"targets: SampledSoftmax expected classes\(\) without class weights, got soft\(\)"):
+        tl.SampledSoftmax()(scores, tl.soft(torch.full((2, C), 1 / C)))
+    with pytest.raises(TypeError, match="got class weights"):
+        tl.SampledSoftmax()(scores, tl.classes(torch.tensor([0, 1]), torch.ones(C)))
+    with pytest.raises(ValueError, match="targets: expected class indices"):
+        tl.SampledSoftmax()(scores, torch.tensor([0, C]))
+
+
+@pytest.mark.parametrize("loss", [tl.CrossEntropy(label_smoothing=0.1), tl.Focal(), tl.CrammerSinger()])
+def test_capped_scores_are_those_of_the_matrix(loss: tl.RowLoss) -> None:
+    x, w, b, y = problem()
+    reference = loss(3.0 * torch.tanh((x @ w.T + b) / 3.0), y)
+    wanted = torch.autograd.grad(reference, (x, w, b))
+    for limits in ({"block": 256, "dense": 0}, {"dense": 1 << 30}):
+        with tl.memory_budget(**limits):
+            value = loss(tl.linear(x, w, b).softcap(3.0), y)
+            found = torch.autograd.grad(value, (x, w, b))
+        torch.testing.assert_close(value, reference)
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    far = (tl.linear(x.detach().half() * 1e3, w.detach().half()) * 100.0).softcap(30.0).tensor()
+    assert torch.isfinite(far).all() and far.abs().max() <= 30
+    with pytest.raises(ValueError, match="cap: expected a number > 0, got 0"):
+        tl.linear(x, w).softcap(0)

@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 ELSEWHERE = {  # objectives that take no matrix of 12 x 5 plain scores; each has tests of its own
     "ClassBalanced": "wraps another loss",
+    "ClassSampling": "wraps another loss",
     "JointInfoNCE": "expands a comparison of queries and documents",
     "LargeMarginSoftmax": "asks for the norms of features and weights",
     "ReciprocalPoints": "asks for the features",

@@ -163,7 +163,7 @@ from torchlosses.reductions import (
     ResidualNormalized,
     Sum,
 )
-from torchlosses.sampling import ClassSampling
+from torchlosses.sampling import ClassSampling, SampledSoftmax
 from torchlosses.scores import (
     Scores,
     concat,
@@ -367,6 +367,7 @@ __all__ = [
     "HardNegatives",
     "Miner",
     "ClassSampling",
+    "SampledSoftmax",
     "CVaR",
     "Mean",
     "Reduction",

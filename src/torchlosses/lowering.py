@@ -164,6 +164,10 @@ def _minus_log(scores: Tensor, tiny: float | Tensor) -> Tensor:
     return -torch.where(near, tiny, -scores).log()
 
 
+def _softcap(scores: Tensor, cap: float | Tensor) -> Tensor:
+    return cap * torch.tanh(scores / cap)
+
+
 def _minus_distance(scores: Tensor, noise: float | Tensor) -> Tensor:
     """-sqrt of a squared distance; squares that are rounding noise count as 0, with gradient 0."""
     near = scores.detach() <= noise
@@ -180,6 +184,7 @@ def _minus_acosh1p(scores: Tensor, noise: float | Tensor) -> Tensor:
 TAILS = {
     "clear": _clear,
     "minus_log": _minus_log,
+    "softcap": _softcap,
     "minus_distance": _minus_distance,
     "minus_acosh1p": _minus_acosh1p,
 }

@@ -232,6 +232,23 @@ class Scores:
             picked = replace(piece, right=right, steps=steps, own_columns=own)
         return Scores([picked], self.leading)
 
+    def pick(self, index: Tensor) -> Scores:
+        """One column: of every row the cell that ``index`` (B,) names. For scores of one piece; costs O(B D)."""
+        if len(self.pieces) != 1 or self.pieces[0].own_columns is not None or self.pieces[0].metric is not None:
+            raise TypeError("pick: expected products, cosines or plain scores of one piece, no self-comparison")
+        piece = self.pieces[0]
+        place = torch.arange(piece.rows, device=index.device)
+        steps = tuple(
+            (op, f[0, index][:, None] if isinstance(f, Tensor) and f.dim() == 2 and f.shape[1] != 1 else f)
+            for op, f in piece.steps
+        )
+        if piece.right is None:
+            picked = replace(piece, left=piece.left[place, index][:, None], steps=steps)
+        else:
+            right = piece.right[place, index] if piece.private else piece.right[index]
+            picked = replace(piece, right=right[:, None], private=True, steps=steps)
+        return Scores([picked], self.leading)
+
     def truncate(self, dim: int) -> Scores:
         """The same comparison on the first ``dim`` features only (Matryoshka)."""
 
@@ -253,6 +270,17 @@ class Scores:
         if valid is not None:
             scores = scores.masked_fill(~valid, -torch.inf)
         return scores.reshape(self.shape)
+
+    def softcap(self, cap: float) -> Scores:
+        """``cap * tanh(s / cap)``: scores that stay between -cap and cap, as some language models make them.
+
+        >>> import torch, torchlosses as tl
+        >>> tl.linear(torch.ones(1, 1), torch.tensor([[1.0], [100.0]])).softcap(5.0).tensor()
+        tensor([[0.9869, 5.0000]])
+        """
+        if isinstance(cap, bool) or not isinstance(cap, (int, float)) or not cap > 0:
+            raise ValueError(f"cap: expected a number > 0, got {cap!r}")
+        return Scores([piece.step("softcap", cap, 0, 0) for piece in self.pieces], self.leading)
 
     def minus_log(self) -> Scores:
         """``-log d`` of scores that are minus a distance d; a distance of 0 counts as the smallest number, with gradient 0.

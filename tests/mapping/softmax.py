@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import torchlosses as tl
 from tests.mapping import Case, Computed, recipe
@@ -86,10 +85,9 @@ def torch_forms(case: Case) -> Computed:
 
 @recipe("imbalance_margin/linear_ce", "imbalance_margin/cce")
 def linear_head(case: Case) -> Computed:
-    scores: tl.Scores | Tensor = tl.linear(case["features"], case["weight"])
+    scores = tl.linear(case["features"], case["weight"])
     if case.hp.get("softcap"):
-        cap = case.hp["softcap"]
-        scores = cap * torch.tanh(scores.tensor() / cap)
+        scores = scores.softcap(case.hp["softcap"])
     targets = tl.classes(case["labels"], ignore_index=case.hp.get("ignore_index", -100))
     rows = tl.CrossEntropy(label_smoothing=smoothing(case), reduction="none")(scores, targets)
     loss = tl.CrossEntropy(label_smoothing=smoothing(case))(scores, targets)
@@ -106,15 +104,16 @@ def summed_over_positives(case: Case) -> Computed:
 
 @recipe("imbalance_margin/sampled_softmax")
 def sampled_softmax(case: Case) -> Computed:
-    x, w, b, y, sampled = (case[k] for k in ("features", "weight", "bias", "labels", "sampled"))
-    true = tl.per_row(x, w[y][:, None], form="dot") + (b[y] - case["log_q_true"])[:, None]
-    others = tl.linear(x, w[sampled], b[sampled]) - case["log_q_sampled"][None, :]
-    scores = tl.concat(true, others).tensor()
-    if case.hp.get("remove_accidental_hits"):
-        hit = functional.pad(sampled[None, :] == y[:, None], (1, 0))
-        scores = scores.masked_fill(hit, -torch.inf)
-    rows = tl.CrossEntropy(reduction="none")(scores, torch.zeros_like(y))
-    return {"loss": rows.mean(), "rows": rows}
+    y, sampled = case["labels"], case["sampled"]
+    expected = torch.zeros_like(case["bias"]).detach()
+    expected[sampled], expected[y] = case["log_q_sampled"].detach(), case["log_q_true"].detach()
+    scores = tl.linear(case["features"], case["weight"], case["bias"])
+    hits = bool(case.hp.get("remove_accidental_hits"))
+    given = {"sampled": sampled, "log_expected": expected}
+    return {
+        "loss": tl.SampledSoftmax(remove_hits=hits)(scores, y, **given),
+        "rows": tl.SampledSoftmax(remove_hits=hits, reduction="none")(scores, y, **given),
+    }
 
 
 @recipe("imbalance_margin/online_logsumexp")
