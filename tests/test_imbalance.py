@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import torchlosses as tl
+from torchlosses import catalog
 from torchlosses.metrics import orthogonal_frame_distance
 from torchlosses.training import BatchBinding, ClusterBatchSampler, balanced_clusters, balanced_subclasses
 
@@ -377,6 +378,29 @@ def test_indices_say_what_a_matrix_says(loss: tl.RowLoss, limits: dict[str, int]
 
 
 # --- weights, predictions, refusals --------------------------------------------------------------------------------
+
+
+KNOWN_AS = {
+    "Partial FC": "ClassSampling",
+    "sampled_softmax_loss": "SampledSoftmax",
+    "COMIC": "MultiFocalModifier",
+    "DEXML": "DecoupledSoftmax",
+    "NGAME": "TripletOHNM",
+    "DatasetEquity": "ClassBalanced",
+    "WeightedBCE": "BinaryCrossEntropy",
+    "NormalizedSoftmax": "CrossEntropy",
+    "OneVsAllMargin": "SphereFace2",
+    "RF-DLC": "IntegratedGain",
+    "DiceSemimetric": "JaccardMetric",
+    "AUCM": "AUCMargin",
+    "SOAP": "AveragePrecision",
+    "CDT": "VectorScaling",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_AS)
+def test_names_of_the_literature_lead_to_a_class(name: str) -> None:
+    assert catalog.find(name).entry.name == KNOWN_AS[name]
 
 
 def test_ranked_label_weights_hand_the_shares_out_in_reverse() -> None:

@@ -52,7 +52,7 @@ class AUCMargin(ByLabel):
         purpose="Maximise the AUC on imbalanced data without forming pairs.",
         tasks=("classification",),
         scores="linear",
-        aliases=("AUCMLoss", "AUCM", "MultiLabelAUCMLoss", "AUC min-max"),
+        aliases=("AUCMLoss", "AUCM", "MultiLabelAUCMLoss", "AUC min-max", "PESG"),
         cost="O(B) per label",
         over="labels",
         detached="nothing; the gradient of alpha is reversed by default",

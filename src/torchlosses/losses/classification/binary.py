@@ -107,7 +107,16 @@ class BinaryCrossEntropy(SigmoidLoss):
         formula=r"\sum_j w_j\left[\pi_j y_j\log(1+e^{-s_j}) + (1-y_j)\log(1+e^{s_j})\right]",
         purpose="Each column is its own yes or no: multi-label classification, pointwise ranking.",
         tasks=("classification",),
-        aliases=("BCEWithLogitsLoss", "BCE", "MultiLabelSoftMarginLoss", "SoftMarginLoss", "sigmoid cross-entropy", "BiXSE"),
+        aliases=(
+            "BCEWithLogitsLoss",
+            "BCE",
+            "MultiLabelSoftMarginLoss",
+            "SoftMarginLoss",
+            "sigmoid cross-entropy",
+            "BiXSE",
+            "MultiLabelSoftMargin",
+            "WeightedBCE",
+        ),
     )
 
     pos_weight: Tensor | float | None = data("factor of the positive part, a number or (L,)", default=None)

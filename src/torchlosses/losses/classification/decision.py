@@ -48,7 +48,7 @@ class IntegratedGain(RowLoss):
         formula=r"\frac{\sum_i w_{y_i}\mathrm{CE}_i}{\sum_i w_{y_i}}-\frac1{\alpha B}\sum_{ij}w_jU_{y_ij}\log p_{ij}",
         purpose="Long-tailed classification where some mistakes, such as tail taken for head, cost more.",
         tasks=("classification",),
-        aliases=("RF-DLC", "RFDLC", "integrated risk"),
+        aliases=("RF-DLC", "RFDLC", "integrated risk", "repulsive_logdet", "false_head_rate"),
         over="weights of the rows' classes for cross-entropy, rows for the utility",
         detached="weights, margin and utility",
         note="The earlier Bayesian-decision version of the same authors could not be checked and is not a class of its own.",

@@ -163,7 +163,7 @@ class WestonWatkins(RowLoss):
         formula=r"\sum_{j\ne y}\max(0,m+s_j-s_y)^p",
         purpose="Max-margin classification with a gradient from every violating class.",
         tasks=("classification",),
-        aliases=("WestonWatkinsLoss", "MultiMarginLoss", "multi_margin_loss", "multi-class margin loss"),
+        aliases=("WestonWatkinsLoss", "MultiMarginLoss", "multi_margin_loss", "multi-class margin loss", "MultiMargin"),
         equals=("torch.nn.MultiMarginLoss(p=power) at columns='mean'",),
         note="The gradient at an exact kink is 0.",
     )

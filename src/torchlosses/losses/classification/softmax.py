@@ -35,7 +35,16 @@ class CrossEntropy(RowLoss):
         formula=r"\log\sum_j e^{s_j} - \sum_j q_j s_j",
         purpose="Fit a categorical distribution: the baseline of classification and language modelling.",
         tasks=("classification",),
-        aliases=("CrossEntropyLoss", "softmax loss", "log loss", "LinearCrossEntropy"),
+        aliases=(
+            "CrossEntropyLoss",
+            "softmax loss",
+            "log loss",
+            "LinearCrossEntropy",
+            "NormalizedSoftmax",
+            "NormalizedSoftmaxLoss",
+            "CCE",
+            "cut cross-entropy",
+        ),
         over="weights of the counted rows",
     )
     accepts = ("probability",)

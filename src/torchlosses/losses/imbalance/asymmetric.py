@@ -106,7 +106,14 @@ class MultiFocalModifier(AsymmetricMultiLabel):
         formula=r"w_j\,\mathrm{ASL}(s_j, y_j;\ \gamma_- + w_j),\quad w_j=(1-\log(n_j/n_{\max}))^{1/6}",
         purpose="Multi-label classification with rare labels and annotations that are partly missing.",
         tasks=("classification",),
-        aliases=("COMIC", "MFM", "MultiGrainedFocalLoss", "multi-grained focal loss"),
+        aliases=(
+            "COMIC",
+            "MFM",
+            "MultiGrainedFocalLoss",
+            "multi-grained focal loss",
+            "LabelCorrector",
+            "reflective label corrector",
+        ),
         detached="class weights; the focusing factors with detach_focus",
     )
 

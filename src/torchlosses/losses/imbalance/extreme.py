@@ -247,7 +247,7 @@ class TripletOHNM(RowLoss):
         purpose="Extreme classification with mini-batches of similar examples.",
         tasks=("retrieval", "pairs"),
         scores="cosine",
-        aliases=("NGAME", "TripletMarginLossOHNM", "online hard negative mining"),
+        aliases=("NGAME", "TripletMarginLossOHNM", "online hard negative mining", "ClusterBatchSampler"),
         cost="O(BL)",
         detached="the choice of columns",
         equals=("TripletMargin(mining='hard', over='rows') at k=1, weighted=False",),

@@ -95,11 +95,12 @@ class ClassBalanced(Wrapper):
         formula=r"\frac{1-\beta}{1-\beta^{n_y}}\,\ell(s, y)",
         purpose="Long-tailed classification with any loss.",
         scores="linear",
-        aliases=("CB loss", "class-balanced loss", "CB focal", "ClassBalancedLoss"),
+        aliases=("CB loss", "class-balanced loss", "CB focal", "ClassBalancedLoss", "DatasetEquity", "LikelihoodWeight"),
         detached="the weights",
         equals=("the loss itself at beta=0 or equal counts",),
         note="The widely copied port's 'softmax' mode is BinaryCrossEntropy(link='softmax') inside; its 'focal' mode is "
-        "SigmoidFocal(alpha=None, columns='sum').",
+        "SigmoidFocal(alpha=None, columns='sum'). Weights of single examples by how common they are (DatasetEquity) come "
+        "from likelihood_weight.",
     )
 
     class_counts: Tensor = data("training examples of each class, (C,)")

@@ -142,7 +142,7 @@ class ReLUSupCon(SupCon):
         formula=r"\mathrm{SupCon}(\cos([f]_+,[f]_+)/\tau)",
         purpose="Embeddings of imbalanced classes that stay symmetric.",
         scores="cosine",
-        aliases=("SCL with ReLU", "SupCon ReLU"),
+        aliases=("SCL with ReLU", "SupCon ReLU", "BatchBinding", "orthogonal_frame_distance"),
         over="rows with a right column",
     )
     over = "valid"

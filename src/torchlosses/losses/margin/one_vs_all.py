@@ -189,7 +189,7 @@ class SphereFace2(Binary):
         purpose="Face recognition without a normalizer over all classes; robust to label noise.",
         tasks=("classification", "retrieval"),
         scores="cosine",
-        aliases=("SphereFace2Loss",),
+        aliases=("SphereFace2Loss", "OneVsAllMargin"),
         detached="margin and similarity adjustment: a logit's derivative in its cosine is the scale",
         note="The released code multiplies the value by 50. Its class weights are unit vectors without gradient through "
         "their length.",

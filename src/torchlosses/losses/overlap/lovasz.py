@@ -57,7 +57,7 @@ class LovaszSoftmax(Overlap):
         formula=r"\frac1{|C|}\sum_c\overline{\Delta_{J_c}}(|Y_c-p_c|)",
         purpose="Optimise the intersection over union itself, often after training with cross-entropy.",
         scores="none",
-        aliases=("LovaszLoss", "lovasz_softmax"),
+        aliases=("LovaszLoss", "lovasz_softmax", "Lovasz"),
         cost="O(P log P) per class",
         over="classes, then images",
         detached="the steps of the Jaccard index, constant between ties",

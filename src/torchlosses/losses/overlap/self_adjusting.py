@@ -39,7 +39,7 @@ class SelfAdjustingDice(RowLoss):
         purpose="Tag tokens when one tag dominates: easy negatives do not add up.",
         tasks=("classification",),
         scores="linear",
-        aliases=("DSC loss", "DiceLoss (dice_loss_for_NLP)"),
+        aliases=("DSC loss", "DiceLoss (dice_loss_for_NLP)", "DSC"),
         equals=("set level: Dice(focus=alpha, over='all', activation='sigmoid')",),
         note="(1-p)^alpha is taken in the log domain, where its derivative in the scores is finite",
     )
