@@ -477,3 +477,30 @@ def test_zlpr_streams_rows_whose_right_scores_are_very_high(high: float) -> None
             value = tl.ZLPR()(scores, tl.multi_label(torch.tensor([[1, 0, 0], [1, 0, 1]])))
             found[mode] = torch.autograd.grad(value, scores)[0]
     torch.testing.assert_close(found["blocked"], found["dense"])
+
+
+NEAR_THE_EDGE = [
+    (tl.Entmax, {"alpha": 1 + 1e-6}),
+    (tl.BiTempered, {"t1": 1 - 1e-6, "t2": 1 + 1e-6}),
+    (tl.BiTempered, {"t1": 1 - 1e-6, "t2": 1 - 1e-6}),
+    (tl.JensenShannon, {"pi": 1e-6}),
+    (tl.JensenShannon, {"pi": 1 - 1e-6}),
+    (tl.RobustLog, {"alpha": 1e-6}),
+    (tl.LDR, {"lam": 1e6, "margin": 1.0}),
+    (tl.LDR, {"lam": 1e6, "margin": 1.0, "normalize": "l1_mean"}),
+    (tl.GeneralizedCrossEntropy, {"q": 1e-6}),
+    (tl.CompSum, {"tau": 1 - 1e-6}),
+    (tl.AsymmetricUnhinged, {"a": 1.001, "q": 1e-3}),
+    (tl.Normmax, {"alpha": 1.001}),
+]
+
+
+@pytest.mark.parametrize(("loss", "hyperparameters"), NEAR_THE_EDGE, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_float32_keeps_its_digits_where_hyperparameters_are_at_an_edge(
+    loss: type[tl.RowLoss], hyperparameters: dict[str, float]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(40, 50, generator=generator)
+    targets = torch.randint(0, 50, (40,), generator=generator)
+    rows = loss(**hyperparameters, reduction="none")
+    torch.testing.assert_close(rows(scores, targets), rows(scores.double(), targets).float(), rtol=2e-5, atol=2e-6)

@@ -18,6 +18,8 @@ from torchlosses.losses.surrogates import softplus
 from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import Targets
 
+# above it lam log mean exp(d / lam) is taken from the mean of d: in float32 nothing else would be left
+FLAT = 1000.0
 NORMALIZATIONS = ("none", "softplus_mean", "l1_mean")
 
 
@@ -76,7 +78,7 @@ class LDR(RowLoss):
 
     @property
     def _by_summary(self) -> bool:
-        return self.normalize == "none" and self.lam > 0
+        return self.normalize == "none" and (0 < self.lam <= FLAT or self.lam == math.inf)
 
     def prescale(self) -> float | Tensor | None:
         return 1 / self.lam if self._by_summary and self.lam < math.inf else None
@@ -101,6 +103,9 @@ class LDR(RowLoss):
             return largest(gap, targets)
         if self.lam == math.inf:
             return targets.mean(gap)
+        if self.lam > FLAT:
+            mean = targets.mean(gap)
+            return mean + self.lam * targets.mean(((gap - mean[:, None]) / self.lam).expm1()).log1p()
         return self.lam * (targets.logsumexp(gap / self.lam) - targets.count().clamp(min=1).log())
 
     def predict(self, scores: Scores | Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from torchlosses.card import Card
 from torchlosses.engine.batch import Batch
@@ -299,9 +300,16 @@ class JensenShannon(TargetProbability):
     def transform(self, log_p: Tensor, log_other: Tensor) -> Tensor:
         left = 1 - self.pi
         p, other = log_p.exp(), log_other.exp()
-        log_mixture = (-left * other).log1p()
-        value = left * (p * log_p - other * math.log(left)) - (self.pi + left * p) * log_mixture
-        return self._scale * value
+        # log of the mixture's probability of the right column, pi + (1 - pi) p
+        near = left * other < 0.5
+        log_mixture = torch.where(
+            near,
+            (-left * torch.where(near, other, 0.0)).log1p(),
+            torch.logaddexp(log_p + math.log(left), log_p.new_tensor(math.log(self.pi))),
+        )
+        # KL(p | m) = -p log1p(pi other / p) - other log(1 - pi), the two of one size for small pi
+        ratio = functional.softplus(log_other - log_p + math.log(self.pi), threshold=80.0)
+        return -self._scale * (self.pi * log_mixture + left * (p * ratio + other * math.log1p(-self.pi)))
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         if targets.has_index:
@@ -349,12 +357,14 @@ class RobustLog(RowLoss):
 
     def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
         log_p, log_other = log_odds(row.target, row.rest)
-        return self._own(log_other) + (row.each - self.each(log_p)) / (row.columns - 1).clamp(min=1)
+        return self._own(log_p, log_other) + (row.each - self.each(log_p)) / (row.columns - 1).clamp(min=1)
 
     def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
         log_p, log_other = log_probabilities(scores, targets)
-        return self._own(targets.target(log_other)) + targets.mean(self.each(log_p), targets.negative)
+        return self._own(targets.target(log_p), targets.target(log_other)) + targets.mean(self.each(log_p), targets.negative)
 
-    def _own(self, log_other: Tensor) -> Tensor:
-        """log((a + 1)/(a + p)) without cancellation at p = 1."""
-        return -(-log_other.exp() / (self.alpha + 1)).log1p()
+    def _own(self, log_p: Tensor, log_other: Tensor) -> Tensor:
+        """log((a + 1)/(a + p)) without cancellation at p = 1, nor at small p and a."""
+        near = log_p > -0.7
+        high = (-torch.where(near, log_other, -1.0).exp() / (self.alpha + 1)).log1p()
+        return torch.where(near, -high, math.log1p(1 / self.alpha) - self.each(log_p))

@@ -65,13 +65,14 @@ def _solve(gap: Tensor, temperature: float) -> Tensor:
     shift = gap.new_zeros(gap.shape[0])
     for _ in range(STEPS):
         top = 1 - rate * shift  # all in units of the largest probability, top^(1 / rate): nothing underflows
-        ratio = torch.addcmul(torch.ones_like(gap), gap, (-rate / top)[:, None])
+        less = gap * (-rate / top)[:, None]
         if rate > 0:
-            ratio.clamp_(min=0)
-        p = ratio.log().div_(rate).exp_()
+            less.clamp_(min=-1)
+        p = (less.log1p() / rate).exp_()  # log1p: near temperature 1 the rest cancels
+        ratio = less.add_(1)
         escort = p / ratio if rate < 0 else torch.where(ratio > 0, p / ratio, 0.0)
         p_sum, slope = p.sum(-1), escort.sum(-1)
-        log_sum = p_sum.log() + top.log() / rate
+        log_sum = p_sum.log() + (-rate * shift).log1p() / rate
         step = (rate * log_sum).expm1() / rate * p_sum**temperature / slope
         step = torch.where(p_sum > 0, step, 0.0).clamp(min=0)
         shift = shift + step
