@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 TILE = 1 << 18  # entries (rows x columns x features) that exist at once
 PRODUCTS = ("euclidean", "mahalanobis", "cosine")
@@ -99,8 +98,12 @@ class _Tiled(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"double differentiation of many {ctx.metric.name} distances is not available (more than {TILE} entries)"
+            )
+        (gradient,) = grads
         x, y = (t.detach() for t in ctx.saved_tensors)
         into_x, into_y = torch.zeros_like(x), torch.zeros_like(y)
         for rows, columns, place in _tiles(x, y):

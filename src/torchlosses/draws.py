@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchlosses.hyperparameters import integer
 from torchlosses.loss import Loss
+from torchlosses.lowering import again
 
 
 class Draws(Loss):
@@ -40,10 +41,14 @@ class Draws(Loss):
         # on the CPU, so that a seed means the same numbers on every device
         self._generator = torch.Generator()
         self._generator.manual_seed(torch.initial_seed() if self.seed is None else self.seed)
+        self._before = self._generator.get_state()
 
     def drawn(self, make: Callable[[torch.Generator], Tensor], device: torch.device | str = "cpu") -> Tensor:
         """What ``make`` draws from the generator on the CPU, moved to the device of the batch."""
-        generator = self._generator if self.training else _generator(self._generator.get_state())
+        if again():  # by a checkpoint: what was drawn at first
+            return make(_generator(self._before)).to(device)
+        self._before = self._generator.get_state()
+        generator = self._generator if self.training else _generator(self._before)
         return make(generator).to(device)
 
     def get_extra_state(self) -> Tensor:

@@ -19,7 +19,7 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Outcome, Returned, Summary
 from torchlosses.engine.problem import Problem
 from torchlosses.hyperparameters import Hyper, choice, data
-from torchlosses.lowering import can_branch, lower
+from torchlosses.lowering import again, can_branch, lower
 from torchlosses.reductions import OVER, Reduction, ReductionLike, as_reduction
 from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import VIEWS, Targets, classes, graded, multi_label, soft
@@ -107,6 +107,8 @@ class RowLoss(Loss):
     summary: ClassVar[tuple[str, ...]] = ()
     own_terms: ClassVar[bool] = False
     own_class_weight: ClassVar[bool] = False
+    keeps_columns: ClassVar[bool] = True  # a right column is a column of the scores: what picks columns may go around it
+    outermost: ClassVar[bool] = False  # nothing goes around it
     joint_support: ClassVar[bool] = True  # cells that a teacher hides (-inf) do not exist for the student either
     copies: ClassVar[float] = 8.0  # see temporaries
 
@@ -119,6 +121,7 @@ class RowLoss(Loss):
         super().__init__(**hyperparameters)
         self.reduction = reduction
         self._reduction = self_reduction
+        self._latest: tuple[tuple[int, int], dict[str, Tensor]] | None = None
         if reduction != "mean":
             self._given["reduction"] = reduction
 
@@ -218,7 +221,7 @@ class RowLoss(Loss):
             return {name: self._reduction({name: term}) for name, term in outcome.items()}
 
     def _commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
-        if updates and self.training:
+        if updates and self.training and not again():
             with torch.no_grad():
                 self.commit({n: u.detach() for n, u in updates.items()}, fields)
 
@@ -276,7 +279,8 @@ class RowLoss(Loss):
     def _scaled(self, recipe: Scores, factor: float | Tensor) -> Scores:
         own = [f for piece in recipe.pieces for op, f in piece.steps if op == "mul" and piece.right is not None]
         scaled_by_caller = any(isinstance(f, Tensor) or f != 1 for f in own)
-        if scaled_by_caller and (isinstance(factor, Tensor) or factor != 1) and not getattr(self, "_warned", False):
+        twice = scaled_by_caller and (isinstance(factor, Tensor) or factor != 1)
+        if twice and not torch.compiler.is_compiling() and not getattr(self, "_warned", False):
             self._warned = True
             warnings.warn(
                 f"{type(self).__name__} applies its own temperature to scores that are already scaled; "
@@ -318,7 +322,7 @@ class RowLoss(Loss):
             fields[name] = self._field(name, tensor, recipe)
         if "query_norm" in needed | free and "query_norm" not in fields:
             fields["query_norm"] = recipe.query_norm
-        fields.update(self.wrapped().prepare(fields, self._batch(recipe, targets)))
+        fields.update(self._prepared(fields, recipe, targets))
         missing = needed - set(fields)
         if missing:
             name = sorted(missing)[0]
@@ -326,6 +330,24 @@ class RowLoss(Loss):
                 f"{name}: {type(self).__name__} needs it, one entry per row; attach it with targets.given({name}=tensor)"
             )
         return {n: t for n, t in fields.items() if n in needed | free or n == "weight"}
+
+    def _prepared(self, fields: dict[str, Tensor], recipe: Scores, targets: Targets) -> dict[str, Tensor]:
+        """What ``prepare`` returns; where a checkpoint evaluates a call again, what it returned at first."""
+        rule = self.wrapped()
+        size = (recipe.rows, recipe.columns_count)
+        if again() and rule._latest is not None and rule._latest[0] == size:
+            return rule._latest[1]
+        made = rule.prepare(fields, self._batch(recipe, targets))
+        for name, tensor in made.items():
+            if tensor.dim() and tensor.shape[0] not in (1, recipe.rows):
+                raise ValueError(
+                    f"{name}: prepare of {type(rule).__name__} should return one entry per row ({recipe.rows}), or one per "
+                    f"column as (1, L), or one; got shape {tuple(tensor.shape)}"
+                )
+        stateful = any(True for _ in rule.buffers()) or type(rule).get_extra_state is not nn.Module.get_extra_state
+        if stateful and not any(t.requires_grad for t in made.values()):
+            rule._latest = size, made
+        return made
 
     def _batch(self, recipe: Scores, targets: Targets) -> Batch:
         """What ``prepare`` sees of the call."""
@@ -396,6 +418,8 @@ class RowLoss(Loss):
 def _is_hot(targets: Tensor) -> bool:
     if not targets.dtype.is_floating_point:
         return True
+    if not can_branch(targets):
+        return False  # soft targets say the same of zeros and ones
     return bool(((targets == 0) | (targets == 1)).all())
 
 
@@ -403,6 +427,7 @@ def _is_hot(targets: Tensor) -> bool:
 def _state_kept(loss: nn.Module) -> Iterator[None]:
     """Buffers and generators of a loss and of those inside it are afterwards what they were."""
     buffers = [(b, b.clone()) for b in loss.buffers()]
+    latest = [(m, m._latest) for m in loss.modules() if isinstance(m, RowLoss)]
     extra = [(m, m.get_extra_state()) for m in loss.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
     try:
         yield
@@ -411,6 +436,8 @@ def _state_kept(loss: nn.Module) -> Iterator[None]:
             buffer.copy_(was)
         for module, state in extra:
             module.set_extra_state(state)
+        for rule, prepared in latest:
+            rule._latest = prepared
 
 
 class Wrapper(RowLoss):
@@ -419,11 +446,25 @@ class Wrapper(RowLoss):
     def __init__(self, loss: RowLoss, **hyperparameters: Any) -> None:
         if not isinstance(loss, RowLoss):
             raise TypeError(f"loss: expected a row loss, got {type(loss).__name__}")
+        if loss.outermost:
+            raise TypeError(f"loss: {type(loss).__name__} goes around other wrappers, not into {type(self).__name__}")
         super().__init__(**{"over": loss.over, "reduction": loss.reduction, **hyperparameters})
         self.loss = loss
 
     def wrapped(self) -> RowLoss:
         return self.loss.wrapped()
+
+    @property
+    def keeps_columns(self) -> bool:  # type: ignore[override]
+        return self.loss.keeps_columns
+
+    def _needs_columns(self) -> None:
+        """Refuses a loss that counts its right columns otherwise."""
+        if not self.loss.keeps_columns:
+            raise TypeError(
+                f"loss: {type(self).__name__} chooses columns, which {type(self.loss).__name__} regroups; put it inside: "
+                f"{type(self.loss).__name__}({type(self).__name__}(...))"
+            )
 
     @property
     def accepts(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -92,7 +92,12 @@ def can_branch(tensor: Tensor) -> bool:
     """Whether code may branch on a tensor's values: not while compiling, not under vmap, not by waiting for a device."""
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":
         return False
-    return not torch._C._functorch.is_batchedtensor(tensor)
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def again() -> bool:
+    """Whether a backward pass is running: what is evaluated then is evaluated again, by a checkpoint."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def product(piece: Lowered) -> Tensor:
@@ -239,7 +244,8 @@ def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lower
     x, y = left_rounded.to(work), right_rounded.to(work)
     xx = (x * x).sum(-1, keepdim=True)
     yy = (y * y).sum(-1) if piece.private else (y * y).sum(-1)[None, :]
-    noise = 4 * torch.finfo(work).eps * (xx.detach() + yy.detach().amax() if yy.numel() else xx.detach())
+    # where |x - y| is rounding noise, |y| is about |x|: the row's own size tells
+    noise = 8 * torch.finfo(work).eps * xx.detach()
     squared: list[tuple[str, float | Tensor]] = [("mul", -2.0), ("add", xx), ("add", yy)]
     if piece.form == "euclidean" and piece.metric is not None and piece.metric.eps:
         tail = [*squared, ("clear", noise), ("add", piece.metric.eps), ("minus_distance", 0.0), *tail]
@@ -247,6 +253,7 @@ def _lower_piece(piece: Piece, compute: torch.dtype, work: torch.dtype) -> Lower
         tail = [*squared, ("minus_distance", noise), *tail]
     elif piece.form == "poincare":
         inside_x, inside_y = 1 / (1 - xx), 1 / (1 - yy)
+        noise = 2 * noise * inside_x.detach().square()
         tail = [*squared, ("mul", 2 * inside_x), ("mul", inside_y), ("minus_acosh1p", noise), *tail]
     else:
         raise ValueError(f"form: unknown kind of scores {piece.form!r}")

@@ -18,6 +18,7 @@ class Miner(Wrapper):
 
     def __init__(self, loss: RowLoss, **hyperparameters: Any) -> None:
         super().__init__(loss, **hyperparameters)
+        self._needs_columns()
 
     def keep(self, scores: Tensor, targets: Block) -> Tensor:
         """True where the cell remains, (b, L); ``scores`` carry no gradient."""
@@ -78,6 +79,8 @@ class GuidedFilter(Miner):
     tensor(0.6931)
     """
 
+    joint_support = False  # a cell that the guide does not know stays
+
     margin: float = real(0.0, "distance below the positive from which negatives are kept", search=(0.0, 0.2))
     strategy: str = choice("absolute", "what the margin measures", options=("absolute", "relative", "threshold"))
 
@@ -85,10 +88,12 @@ class GuidedFilter(Miner):
         super().__init__(loss, margin=margin, strategy=strategy, **hyperparameters)
 
     def keep(self, scores: Tensor, targets: Block) -> Tensor:
-        guide = targets.scores.detach()
+        known = targets.known
+        guide = targets.scores if known is None else targets.scores.masked_fill(~known, -torch.inf)
         if self.strategy == "threshold":
             return targets.positive | (guide <= self.margin)
         best = targets.max(guide, targets.positive)
+        best = torch.where(best == -torch.inf, torch.inf, best)  # no right column known: nothing to judge by
         slack = self.margin * best.abs() if self.strategy == "relative" else self.margin
         return targets.positive | (guide <= (best - slack)[:, None])
 

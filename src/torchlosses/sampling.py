@@ -69,10 +69,11 @@ class ClassSampling(Draws, Wrapper):
 
     def __init__(self, loss: RowLoss, rate: float = 0.1, **hyperparameters: Any) -> None:
         super().__init__(loss, rate=rate, **hyperparameters)
+        self._needs_columns()
 
     def draw(self, index: Tensor, counted: Tensor, columns: int) -> Tensor:
         """The classes of this call (M,), ascending: those in ``index`` (of the counted rows) and others."""
-        size = max(int(self.rate * columns), 1)
+        size = min(max(int(self.rate * columns + 1e-9), 1), columns)  # 0.29 * 100 is a little less than 29
         keys = self.drawn(lambda g: torch.rand(columns + 1, generator=g), index.device)
         keys[torch.where(counted, index, columns)] = 2.0  # above every draw; ignored rows fall off the end
         if index.shape[0] > size:
@@ -123,11 +124,18 @@ class ClassSampling(Draws, Wrapper):
             wanted,
             rows=rows,
             shared={name: t[kept] if name == "class_weight" else t for name, t in wanted.shared.items()},
-            fields={n: t[:, kept] if t.dim() == 2 and t.shape[1] == columns else t for n, t in wanted.fields.items()},
+            fields={n: t[:, kept] if self._per_column(n, t, recipe) else t for n, t in wanted.fields.items()},
             options={**wanted.options, "ignore_index": -100},
             teacher=None if wanted.teacher is None else wanted.teacher.columns(kept),
         )
         return recipe.columns(kept, sparse=self.gradients == "sparse"), wanted
+
+    @staticmethod
+    def _per_column(name: str, tensor: Tensor, recipe: Scores) -> bool:
+        """Whether an attached tensor has one entry per row and column."""
+        if name == "weight" or tensor.dim() != 2 or tensor.shape[1] != recipe.columns_count:
+            return False
+        return tensor.shape != recipe.leading or tensor.shape[0] == recipe.rows
 
     def _evaluate(self, scores: Tensor, targets: Block, fields: dict[str, Tensor]) -> Outcome:
         raise TypeError("loss: ClassSampling goes around other wrappers, such as ClassSampling(HardNegatives(ArcFace()))")

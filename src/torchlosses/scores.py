@@ -347,7 +347,7 @@ def linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Scor
         return scores
     if bias.dim() != 1 or bias.shape[0] != scores.columns_count:
         raise ValueError(f"bias: expected shape ({scores.columns_count},), got {tuple(bias.shape)}")
-    return scores + bias[None, :]
+    return scores.plus(bias[None, :])
 
 
 def dot(queries: Tensor, keys: Tensor | None = None) -> Scores:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchlosses.lowering import can_branch
 from torchlosses.scores import Scores, as_scores
 
 # What a kind can be read as. classes -> multi_label -> graded -> soft; graded -> multi_label above 0.
@@ -76,6 +77,8 @@ class Targets:
         """The rows named by an index, as :meth:`Scores.at`."""
         if self.kind == "paired":
             place = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
+            if can_branch(place) and bool((place < 0).any()):
+                raise ValueError(f"index: expected row numbers >= 0 of paired(), got {int(place.min())}")
             return replace(classes(place), fields=self._fields_at(index), teacher=self._teacher_at(index))
         pick = {name: t[index] for name, t in self.rows.items()}
         return replace(self, rows=pick, fields=self._fields_at(index), teacher=self._teacher_at(index))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchlosses.engine import spherical
 from torchlosses.engine.blocked import Walk, gather
@@ -17,6 +18,8 @@ from torchlosses.reductions import Reduction, Unreduced, safe_inverse
 def is_small(problem: Problem) -> bool:
     """Whether the matrix (with the rule's own temporaries) is materialized."""
     size = problem.size
+    if forward_ad._current_level >= 0:  # forward mode follows ordinary operations only
+        return True
     return size * max(1.0, problem.copies / 8) <= problem.budget.dense or problem.plan.rows == 0
 
 

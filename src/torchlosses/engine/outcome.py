@@ -81,7 +81,8 @@ class Summary:
 
     @lazy
     def lse(self) -> Tensor:
-        return self._targets.logsumexp(self._scores)
+        found = self._targets.logsumexp(self._scores)
+        return torch.where(found == -torch.inf, 0.0, found)  # rows without a cell
 
     @lazy
     def target(self) -> Tensor:

@@ -189,6 +189,7 @@ class Problem:
         """The rule on a block of scores, settled. ``known``: the cells that the teacher has."""
         if self.joint_support and known is not None:
             exists, known = known if exists is None else exists & known, None
+        teacher = None if teacher is None else teacher.detach()
         block, fields = self.block(tensors, scores.shape[0], start, exists, teacher, known)
         return self.settle(self.rule(scores, block, self.own_fields(fields)), block, fields)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchlosses.engine.mirrored import both_ways
 from torchlosses.hyperparameters import choice
-from torchlosses.loss import Loss, RowLoss
+from torchlosses.loss import Loss, RowLoss, Wrapper
 from torchlosses.scores import Scores, as_scores
 from torchlosses.targets import Targets
 
@@ -43,6 +43,8 @@ class Symmetric(Loss):
         """The two directions' values, combined; (B,) for square scores with ``reduction='none'``."""
         recipe = as_scores(scores)
         wanted = self.loss._targets(targets).given(**fields)
+        if self.loss.reduction == "none" and recipe.rows != recipe.columns_count:
+            raise ValueError(f"reduction: 'none' expected square scores, got {recipe.rows} x {recipe.columns_count}")
         total = self._in_one_walk(recipe, wanted)
         if total is None:
             total = self.loss(recipe, wanted) + self.loss(recipe.T, wanted.T)
@@ -52,6 +54,8 @@ class Symmetric(Loss):
         """Sum of both directions where one walk over the matrix serves both."""
         if targets.kind != "paired" or targets.fields or self.loss.reduction not in ("mean", "sum"):
             return None
+        if type(self.loss).prepare is not RowLoss.prepare or isinstance(self.loss, Wrapper):
+            return None  # each direction prepares once
         problem, _, _ = self.loss._problem(recipe, targets, {})
         with torch.autocast(recipe.device.type, enabled=False):
             return both_ways(problem, mean=self.loss.reduction == "mean")

@@ -50,6 +50,8 @@ class SubCenters(Wrapper):
     tensor(0.6931)
     """
 
+    keeps_columns = False
+
     centers: int = integer(3, "columns per class", low=1, search=(1, 10))
 
     def __init__(self, loss: RowLoss, centers: int = 3, **hyperparameters: Any) -> None:
@@ -77,13 +79,14 @@ class SubCenters(Wrapper):
         best = shown.reshape(rows, columns, self.centers).argmax(-1, keepdim=True)
         pooled = scores.reshape(rows, columns, self.centers).gather(-1, best).squeeze(-1)
         some = None if exists is None else exists.reshape(rows, columns, self.centers).any(-1)
-        return self.loss._evaluate(pooled, targets.over(columns, some), fields)
+        by_class = targets.over(columns, some)
+        targets.filled = by_class.filled  # what exists is a matter of classes, not of centres
+        return self.loss._evaluate(pooled, by_class, fields)
 
     def predict(self, scores: Scores | Tensor) -> Tensor:
         """The softmax of the classes' scores (..., C), no margin."""
         shown = self._scores(scores, Targets("classes"))
-        factor = self.prescale()
-        z = (shown if factor is None else shown * factor).tensor()
+        z = shown.times(self.prescale()).tensor()
         best: Tensor = z.unflatten(-1, (-1, self.centers)).amax(-1)
         return best.softmax(-1)
 

@@ -51,6 +51,7 @@ class UNPG(Wrapper):
         equals=("the wrapped loss where all rows have one label",),
     )
 
+    outermost = True
     loss: Margins
     whisker: float = real(1.5, "how far beyond the quartiles pairs are kept", low=0, search=(0.5, 2.0))
 
