@@ -277,6 +277,16 @@ def test_adaface_keeps_cosines_and_angles_away_from_their_ends_by_eps() -> None:
     assert torch.allclose(loss(cosines, targets), cross_entropy(z, torch.tensor([0, 1]), reduction="none"), rtol=1e-12)
 
 
+def test_madacos_evaluates_without_margin() -> None:
+    cosines, y = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, -0.3]], dtype=torch.float64), torch.tensor([0, 0])
+    loss = tl.MadaCos(alpha=0.02).double()
+    trained = loss(cosines, y)
+    assert loss.current_margin > 0
+    kept = loss.current_scale.clone(), loss.current_margin.clone()
+    assert torch.allclose(loss.eval()(cosines, y), cross_entropy(kept[0] * cosines, y), rtol=1e-12)
+    assert torch.equal(loss.current_margin, kept[1]) and not torch.allclose(loss(cosines, y), trained)
+
+
 def test_magface_shows_its_terms_and_reaches_the_norm() -> None:
     x, w, y = features()
     loss = tl.MagFace(low_norm=0.5, high_norm=3.0)

@@ -104,7 +104,7 @@ class MadaCos(BatchScaled):
 
     With c the lower median of the right cosines, ``s = max(min_scale, log(odds (1 - alpha) / alpha) / (1 - c))`` and
     ``m = max(0, c - log(B alpha / (1 - alpha)) / s)``, B the median row's ``sum_{j != y} exp(s cos_j)``. The right
-    column is ``s (cos_y - m)``.
+    column is ``s (cos_y - m)``; in evaluation mode m is 0.
 
     Arguments:
         alpha: the median row's probability, in (0, 1).
@@ -154,9 +154,9 @@ class MadaCos(BatchScaled):
         median = lower_median(right, counted)
         against = math.log((1 - self.alpha) / self.alpha)
         scale = ((math.log(self.odds) + against) / (1 - median).clamp(min=1e-3)).clamp(min=self.min_scale)
-        rest = targets.logsumexp(scale * cosines, targets.negative)
-        if not batch.rows:
+        if not batch.rows or not self.training:
             return {"batch_scale": scale, "batch_margin": torch.zeros_like(scale)}
+        rest = targets.logsumexp(scale * cosines, targets.negative)
         if self.rows == "median_row":
             row = ((right == median) & counted).to(torch.uint8).argmax(0, keepdim=True)
             level = rest.gather(0, row).squeeze(0)
@@ -166,9 +166,8 @@ class MadaCos(BatchScaled):
             level = lower_median(rest, counted)
         margin = (median - (level - against) / scale).clamp(min=0)
         margin = torch.where(torch.isfinite(margin), margin, 0.0)  # no wrong column: nothing to keep apart from
-        if self.training:
-            self.current_scale.copy_(scale)
-            self.current_margin.copy_(margin)
+        self.current_scale.copy_(scale)
+        self.current_margin.copy_(margin)
         return {"batch_scale": scale, "batch_margin": margin}
 
     def transform(self, cosine: Tensor, targets: Block, *, batch_margin: Tensor, **fields: Any) -> Tensor:
