@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 
 import torchlosses
+import torchlosses.metrics
 from torchlosses import catalog
 
 
@@ -42,3 +45,11 @@ def test_search_by_task_family_and_words() -> None:
     assert found[0].name == "CrossEntropy"
     assert all("classification" in entry.card.tasks for entry in found)
     assert catalog.search(text="no such words anywhere") == ()
+
+
+@pytest.mark.parametrize("name", [*catalog.BESIDE, "capped_simplex"])
+def test_what_is_no_loss_is_told_where_it_is(name: str) -> None:
+    with pytest.raises(catalog.UnknownLoss) as refused:
+        catalog.find(name)
+    place = str(refused.value).rsplit("torchlosses.", 1)[1]
+    assert callable(operator.attrgetter(place)(torchlosses))

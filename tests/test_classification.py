@@ -504,3 +504,20 @@ def test_float32_keeps_its_digits_where_hyperparameters_are_at_an_edge(
     targets = torch.randint(0, 50, (40,), generator=generator)
     rows = loss(**hyperparameters, reduction="none")
     torch.testing.assert_close(rows(scores, targets), rows(scores.double(), targets).float(), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("limits", [{"dense": 1 << 30}, {"dense": 0, "block": 256}])
+def test_smoothing_over_the_wrong_columns_only(weighted: bool, limits: dict[str, int]) -> None:
+    scores = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    index = torch.tensor([0, 4, 2, -100, 1, 1])
+    weight = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64) if weighted else None
+    with tl.memory_budget(**limits):
+        value = tl.CrossEntropy(label_smoothing=0.3, smoothing="wrong_only")(scores, tl.classes(index, weight))
+        (gradient,) = torch.autograd.grad(value, scores)
+    kept = index >= 0
+    q = torch.full_like(scores, 0.3 / 4).scatter(1, index.clamp(min=0)[:, None], 0.7) * (1.0 if weight is None else weight)
+    own = torch.ones(6, dtype=torch.float64) if weight is None else weight[index.clamp(min=0)]
+    expected = -(q * scores.log_softmax(-1)).sum(-1)[kept].sum() / own[kept].sum()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, scores)[0])

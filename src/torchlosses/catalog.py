@@ -10,6 +10,28 @@ import torchlosses
 from torchlosses.card import Card
 from torchlosses.loss import Loss
 
+# Names of the literature for what is no loss, and where it is.
+BESIDE = {
+    "BlackBoxLogLoss": "metrics.black_box_log_loss",
+    "BlackBoxSquareLoss": "metrics.black_box_square_loss",
+    "CalibrationError": "metrics.calibration_error",
+    "ECE": "metrics.calibration_error",
+    "EnergyScore": "metrics.energy",
+    "MahalanobisScore": "metrics.MahalanobisScore",
+    "MaxLogitScore": "metrics.max_logit",
+    "MaxSoftmaxScore": "metrics.max_softmax",
+    "MSP": "metrics.max_softmax",
+    "FrechetMeanPredictor": "FrechetMean",
+    "Loki": "FrechetMean",
+    "GaussianNaiveBayesHead": "GaussianNaiveBayes",
+    "CosineHead": "cosine",
+    "DistanceHead": "distance",
+    "budget map": "capped_simplex",
+    "entmax15": "entmax",
+    "entmax_bisect": "entmax",
+    "normmax_bisect": "normmax",
+    "residual_normalized": "ResidualNormalized",
+}
 TASKS = ("classification", "retrieval", "pairs", "ranking")
 
 
@@ -33,9 +55,13 @@ class Found:
 class UnknownLoss(LookupError):
     """No objective goes by this name, or several do; ``suggestions`` names the nearest."""
 
-    def __init__(self, name: str, suggestions: tuple[str, ...], *, ambiguous: bool = False) -> None:
+    def __init__(
+        self, name: str, suggestions: tuple[str, ...], *, ambiguous: bool = False, beside: str | None = None
+    ) -> None:
         self.suggestions = suggestions
-        if ambiguous:
+        if beside is not None:
+            text = f"{name!r} is no loss; see torchlosses.{beside}"
+        elif ambiguous:
             text = f"{name!r} is an alias of several losses: {', '.join(suggestions)}"
         else:
             near = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
@@ -82,6 +108,9 @@ def find(name: str) -> Found:
     if by_alias:
         ((alias, entry),) = by_alias.values()
         return Found(entry, alias)
+    for spelling, place in BESIDE.items():
+        if wanted in (_plain(spelling), _plain(place.rsplit(".", 1)[-1])):
+            raise UnknownLoss(name, (), beside=place)
     raise UnknownLoss(name, _near(wanted, known))
 
 

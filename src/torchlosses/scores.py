@@ -406,6 +406,8 @@ def distance(
         precision: (D,) positive weights P of 'mahalanobis'; for a full one pass ``queries @ R``, ``keys @ R`` with
             ``R R^T`` the precision and 'euclidean'.
 
+    A Hamming distance of codes in (0, 1) is 'manhattan' of the sigmoids of the operands.
+
     The first three are matrix products and never computed whole; the others take O(B L D) work tile by tile and hold
     their (B, L) distances once. From "Rethinking the Harmonic Loss via Non-Euclidean Distance Layers".
 

@@ -92,7 +92,8 @@ class BinaryCrossEntropy(SigmoidLoss):
         eps: floor of p (1 - p) in the gradient of that, 1e-12 to have torch.nn.BCELoss's; 0 (the default): exact.
 
     Targets are ``multi_label(hot)``, ``graded``/``soft`` values in [0, 1], or anything with right columns. Plain
-    integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise.
+    integers (B,) are classes, plain (B, L) tensors multi-label when 0/1 and soft otherwise. One column is logistic
+    regression, with ``reduction=ResidualNormalized()`` the steps that lead it to the perceptron's.
 
     >>> import torch, torchlosses as tl
     >>> tl.BinaryCrossEntropy()(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
@@ -116,6 +117,9 @@ class BinaryCrossEntropy(SigmoidLoss):
             "BiXSE",
             "MultiLabelSoftMargin",
             "WeightedBCE",
+            "CatLIP",
+            "LogisticLoss",
+            "NormalizedLogisticLoss",
         ),
     )
 

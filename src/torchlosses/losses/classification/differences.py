@@ -138,7 +138,7 @@ class CrammerSinger(LDR):
         formula=r"\max_j(m[j\ne y]+s_j)-s_y",
         purpose="Max-margin classification: only the most violating class counts.",
         tasks=("classification",),
-        aliases=("CrammerSingerLoss", "multiclass hinge loss", "multiclass_hinge_loss", "MulticlassPerceptronLoss"),
+        aliases=("CrammerSingerLoss", "multiclass hinge loss", "multiclass_hinge_loss"),
         equals=("LDR at lam=0", "FenchelYoung at 'none' for margin=0", "sklearn.metrics.hinge_loss at margin=1"),
         note="Equal maxima share the gradient.",
     )

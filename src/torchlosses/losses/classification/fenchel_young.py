@@ -52,7 +52,14 @@ class FenchelYoung(RowLoss):
         formula=r"\max_p\left(\langle p,s\rangle-\Omega(p)\right)+\Omega(q)-\langle q,s\rangle",
         purpose="Fit a chosen map from scores to (sparse) distributions, with hard, soft or several labels.",
         tasks=("classification",),
-        aliases=("FenchelYoungLoss", "make_fenchel_young_loss", "multiclass perceptron", "MulticlassPerceptronLoss"),
+        aliases=(
+            "FenchelYoungLoss",
+            "make_fenchel_young_loss",
+            "MulticlassPerceptronLoss",
+            "multiclass perceptron",
+            "perceptron",
+            "KLDivergence",
+        ),
         cost="O(BL); sparse maps look among the largest scores first",
         equals=(
             "CrossEntropy minus the entropy of q at 'shannon'",

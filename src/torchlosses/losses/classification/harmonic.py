@@ -21,7 +21,7 @@ class Harmonic(CrossEntropy):
 
     Arguments:
         exponent: of the distance, > 0; about the square root of the number of features, up to twice that number.
-        label_smoothing: as :class:`CrossEntropy`.
+        label_smoothing, smoothing: as :class:`CrossEntropy`.
 
     A distance of 0 counts as the smallest positive number, with gradient 0.
 

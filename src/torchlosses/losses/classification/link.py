@@ -133,7 +133,7 @@ class LegendreTron(CrossEntropy):
     Arguments:
         classes: C >= 2.
         blocks, hidden, depth: of the link, see :class:`torchlosses.LegendreLink`.
-        label_smoothing: as :class:`CrossEntropy`.
+        label_smoothing, smoothing: as :class:`CrossEntropy`.
 
     >>> import torch, torchlosses as tl
     >>> loss = tl.LegendreTron(classes=3)

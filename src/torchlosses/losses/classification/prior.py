@@ -20,7 +20,7 @@ class LogitAdjusted(CrossEntropy):
     Arguments:
         class_counts: (C,) training examples of each class, >= 0; a class without any counts as one example.
         tau: strength of the shift; 1 is balanced softmax.
-        label_smoothing: as :class:`CrossEntropy`.
+        label_smoothing, smoothing: as :class:`CrossEntropy`.
 
     The shift carries no gradient, and :meth:`predict` leaves it out.
 
@@ -66,7 +66,7 @@ class VectorScaling(LogitAdjusted):
     Arguments:
         class_counts: (C,) training examples of each class, >= 0; a class without any counts as one example.
         gamma: strength of the multiplicative part, >= 0; 0 is :class:`LogitAdjusted`.
-        tau, label_smoothing: as :class:`LogitAdjusted`.
+        tau, label_smoothing, smoothing: as :class:`LogitAdjusted`.
 
     >>> import torch, torchlosses as tl
     >>> loss = tl.VectorScaling(class_counts=torch.tensor([90, 10]))

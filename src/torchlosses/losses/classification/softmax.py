@@ -9,7 +9,7 @@ from torch import Tensor
 from torchlosses.card import Card
 from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned, Summary
-from torchlosses.hyperparameters import real
+from torchlosses.hyperparameters import choice, real
 from torchlosses.loss import RowLoss
 from torchlosses.targets import Targets
 
@@ -18,7 +18,9 @@ class CrossEntropy(RowLoss):
     r"""Cross-entropy of the softmax of the scores with classes or soft targets, as torch.nn.CrossEntropyLoss.
 
     Arguments:
-        label_smoothing: share of the target mass spread evenly over all existing columns, in [0, 1].
+        label_smoothing: share of the target mass that is spread evenly, in [0, 1].
+        smoothing: it is spread 'uniform' over all existing columns (torch, timm, optax), or over the 'wrong_only', which
+            with C columns is the former at C / (C - 1) times the share.
 
     Class weights come with the targets: ``classes(index, weight=w)``. Any scores: logits (..., C), ``linear(h, W)``.
 
@@ -44,6 +46,9 @@ class CrossEntropy(RowLoss):
             "NormalizedSoftmaxLoss",
             "CCE",
             "cut cross-entropy",
+            "NLLLoss",
+            "LabelSmoothingCrossEntropy",
+            "SoftTargetCrossEntropy",
         ),
         over="weights of the counted rows",
     )
@@ -51,7 +56,8 @@ class CrossEntropy(RowLoss):
     summary = ("lse", "target")
     own_class_weight = True
 
-    label_smoothing: float = real(0.0, "share of the mass spread over all columns", low=0, high=1, search=(0.0, 0.3))
+    label_smoothing: float = real(0.0, "share of the mass that is spread evenly", low=0, high=1, search=(0.0, 0.3))
+    smoothing: str = choice("uniform", "over which columns", options=("uniform", "wrong_only"))
 
     def streams(self, targets: Targets) -> tuple[str, ...]:
         if not self.label_smoothing:
@@ -60,9 +66,9 @@ class CrossEntropy(RowLoss):
 
     def from_summary(self, row: Summary, targets: Block, **fields: Tensor) -> Returned:
         value = row.mass * row.lse - row.target
-        smoothing = self.label_smoothing
-        if smoothing:
-            value = (1 - smoothing) * value + smoothing * (row.lse - row.total / row.columns)
+        if self.label_smoothing:
+            share = self._share(row.columns)
+            value = (1 - share) * value + share * (row.lse - row.total / row.columns)
         weight = targets.row_weight
         return value if weight is None else value * weight
 
@@ -74,7 +80,14 @@ class CrossEntropy(RowLoss):
         if not self.label_smoothing:
             return own
         spread = -targets.mean(weight * targets.log_softmax(scores))
-        return (1 - self.label_smoothing) * own + self.label_smoothing * spread
+        share = self._share(targets.count())
+        return (1 - share) * own + share * spread
+
+    def _share(self, columns: Tensor) -> float | Tensor:
+        """The share of the mass that all columns get, the right one included."""
+        if self.smoothing == "uniform":
+            return self.label_smoothing
+        return self.label_smoothing * columns / (columns - 1).clamp(min=1)
 
 
 class LogPartitionPenalty(RowLoss):

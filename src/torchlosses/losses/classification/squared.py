@@ -76,7 +76,7 @@ class RescaledSquare(RowLoss):
         formula=r"\frac1C\left(k(s_y-M)^2+\sum_{j\ne y}s_j^2\right)",
         purpose="Classification by regression on the class codes, rescaled for many classes.",
         tasks=("classification",),
-        aliases=("RescaledSquareLoss", "rescaled_mse", "square loss"),
+        aliases=("RescaledSquareLoss", "rescaled_mse", "square loss", "SquaredLoss"),
         cost="O(BL); on a linear head O(L D^2 + B D^2)",
         note="Not shift invariant. Public code takes k - 1.",
     )

@@ -134,7 +134,7 @@ class PolyLoss(TargetProbability):
         formula=r"(1-p_y)^\gamma\left(-\log p_y + \sum_{j} \epsilon_j (1-p_y)^j\right)",
         purpose="Better cross-entropy or focal loss by one tuned number.",
         tasks=("classification",),
-        aliases=("Poly1CrossEntropyLoss", "PolyLoss", "poly_loss_cross_entropy", "PolyFocalLoss"),
+        aliases=("Poly1CrossEntropyLoss", "Poly1Loss", "PolyLoss", "poly_loss_cross_entropy", "PolyFocalLoss"),
         equals=("CrossEntropy at epsilons=(0,), gamma=0", "Focal(gamma) at epsilons=(0,)"),
         note="The polynomial part of soft targets is taken of sum_k q_k p_k, as timm does.",
     )
@@ -198,7 +198,7 @@ class CompSum(TargetProbability):
         formula=r"\frac{(1/p_y)^{1-\tau}-1}{1-\tau}",
         purpose="One knob between fast fitting (small tau) and robustness to wrong labels (large tau).",
         tasks=("classification",),
-        aliases=("comp-sum loss", "sum-exponential loss"),
+        aliases=("comp-sum loss", "sum-exponential", "sum-exponential loss"),
         equals=(
             "CrossEntropy at tau=1",
             "MeanAbsoluteError at tau=2",
@@ -258,7 +258,7 @@ class MeanAbsoluteError(TargetProbability):
         formula=r"1-p_y",
         purpose="Classification robust to symmetric label noise; slow with many classes.",
         tasks=("classification",),
-        aliases=("MAE", "MAELoss", "unhinged loss"),
+        aliases=("MAE", "MAELoss", "MeanAbsoluteErrorLoss", "unhinged loss"),
         equals=("CompSum(tau=2)", "GeneralizedCrossEntropy(q=1)", "reverse cross-entropy divided by -log(1e-4)"),
     )
 
