@@ -396,3 +396,23 @@ def test_residual_normalized_where_everything_is_fitted() -> None:
     assert none == 0 and none.requires_grad
     with pytest.raises(ValueError, match="cap: expected a number > 0"):
         tl.ResidualNormalized(cap=0.0)
+
+
+@pytest.mark.parametrize("ties", [0.0, 0.5, 1.0])
+def test_label_auc_counts_pairs(ties: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randint(6, (30, 4), generator=g).double()
+    scores[0, 0], scores[1, 0] = torch.inf, -torch.inf
+    targets = torch.rand(30, 4, generator=g) < 0.4
+    targets[:, 2], targets[:, 3] = True, False
+    found = metrics.label_auc(scores, targets, ties)
+    for k in (0, 1):
+        gap = scores[targets[:, k], k][:, None] - scores[~targets[:, k], k][None, :]
+        expected = ((gap > 0).double() + ties * (gap == 0).double()).mean()
+        assert found[k].item() == pytest.approx(expected.item())
+    assert found[2:].isnan().all()
+    assert torch.equal(metrics.label_auc(scores[:, 0], targets[:, 0], ties), found[:1])
+    with pytest.raises(ValueError, match="ties: expected a number"):
+        metrics.label_auc(scores, targets, 2.0)
+    with pytest.raises(ValueError, match="targets: expected scores and targets"):
+        metrics.label_auc(scores, targets[:, :2])

@@ -1,5 +1,6 @@
 """What judges a model: confidence, calibration, long tails, samples of a generator."""
 
+from torchlosses.metrics.auc import label_auc
 from torchlosses.metrics.black_box import black_box_log_loss, black_box_square_loss
 from torchlosses.metrics.calibration import calibration_error
 from torchlosses.metrics.confidence import energy, max_logit, max_softmax
@@ -15,6 +16,7 @@ __all__ = [
     "energy",
     "expected_utility",
     "false_head_rate",
+    "label_auc",
     "max_logit",
     "max_softmax",
     "orthogonal_frame_distance",
