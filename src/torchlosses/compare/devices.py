@@ -18,6 +18,7 @@ class Device:
     """One CPU process in float32; with ``fabric``, one device and precision of its choice."""
 
     fabric: Any = None
+    asked: tuple[int | None, str] = (None, "32-true")
 
     @property
     def target(self) -> torch.device:
@@ -42,9 +43,7 @@ class Device:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it is made anew."""
-        if self.fabric is None:
-            return Device, ()
-        return device, (1, self.fabric._precision.precision)
+        return device, self.asked
 
 
 def device(devices: int | None, precision: str) -> Device:
@@ -66,4 +65,4 @@ def device(devices: int | None, precision: str) -> Device:
         fabric.launch()
     except (ValueError, RuntimeError) as problem:
         raise Refusal(f"--devices, --precision: {problem}") from None
-    return Device(fabric)
+    return Device(fabric, (devices, precision))

@@ -60,8 +60,7 @@ def interval(scores: Scores, seed: int, draws: int = DRAWS) -> Interval:
     if scores.size < 2 or np.ptp(scores) == 0:
         return Interval(mean, mean, mean)
     generator = np.random.default_rng(seed)
-    weights = [_weights(generator, size, draws) for size in scores.shape]
-    means = np.einsum("ds,sn,dn->d", *(weights[0], scores, weights[1]), optimize=True)
+    means = _resampled(scores, generator, draws)
     low, high = np.quantile(means, [TAIL, 1 - TAIL])
     variance, parts = _variance(scores)
     # Resampling both dimensions counts the chance of a single cell three times; once is right.
@@ -73,11 +72,23 @@ def interval(scores: Scores, seed: int, draws: int = DRAWS) -> Interval:
     return Interval(mean, max(least, mean - wider * (mean - low)), min(most, mean + wider * (high - mean)))
 
 
+def _resampled(scores: Scores, generator: np.random.Generator, draws: int) -> Scores:
+    """The mean of each draw, some draws at a time."""
+    found = []
+    room = max(1, 4_000_000 // scores.shape[1])
+    for start in range(0, draws, room):
+        count = min(room, draws - start)
+        seeds, examples = (_weights(generator, size, count) for size in scores.shape)
+        found.append(((seeds @ scores) * examples).sum(axis=1))
+    return np.concatenate(found)
+
+
 def _weights(generator: np.random.Generator, size: int, draws: int) -> Scores:
     """Shares of each of ``size`` in every draw."""
     if size == 1:
         return np.ones((draws, 1))
-    return generator.multinomial(size - 1, np.full(size, 1 / size), size=draws) / (size - 1)
+    drawn = generator.integers(size, size=(draws, size - 1)) + size * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size) / (size - 1)
 
 
 def _variance(scores: Scores) -> tuple[float, list[tuple[float, int]]]:

@@ -118,13 +118,12 @@ class Book:
             user_attrs={"index": index, "mark": mark, "owner": _me(), "beat": time.time()},
             system_attrs={} if params is None else {"fixed_params": dict(params)},
         )
-        storage = self.study._storage
-        number = storage.get_trial(storage.create_new_trial(self.study._study_id, template)).number
-        for trial in self._live(mark):
-            if trial.user_attrs["index"] == index and trial.number < number:
-                self._leave(number, next(t._trial_id for t in self._live(mark) if t.number == number))
-                return None
-        own = next(t._trial_id for t in self._live(mark) if t.number == number)
+        own = self.study._storage.create_new_trial(self.study._study_id, template)
+        rivals = [trial for trial in self._live(mark) if trial.user_attrs["index"] == index]
+        first = min(rivals, key=lambda trial: trial.number)
+        if first._trial_id != own:
+            self._leave(next(trial.number for trial in rivals if trial._trial_id == own), own)
+            return None
         return Unit(self, optuna.trial.Trial(self.study, own))
 
     def _leave(self, number: int, identifier: int) -> None:

@@ -135,12 +135,15 @@ class Study:
         """Trial ``index`` of every contender, here or by another worker."""
         while True:
             missing = 0
+            done = self.done
             for search in self._searches:
                 if index in search.book.finished():
                     continue
                 end = limit - self._reserve(limit)
-                report(f"tuning {search.label}", self.done)
-                missing += not search.step(index, end)
+                report(f"tuning {search.label}", done)
+                ran = search.step(index, end)
+                done += ran
+                missing += not ran
             if not missing:
                 return
             _wait(limit - self._reserve(limit))
@@ -151,11 +154,12 @@ class Study:
         chosen = [best(trials[:rounds]) for trials in tried]
         while True:
             missing = 0
+            done = self.done
             for number in range(self.options.seeds):
                 for search, book, trial in zip(self._searches, self._finals, chosen, strict=True):
                     if trial is None or number in book.finished(final.mark(trial)):
                         continue
-                    report(f"training {search.label}", self.done)
+                    report(f"training {search.label}", done)
                     ran = final.train(
                         self.task,
                         search.contender,
@@ -166,17 +170,19 @@ class Study:
                         epochs=self.options.epochs,
                         deadline=limit,
                     )
+                    done += ran
                     missing += not ran
             if not missing:
                 return
             _wait(limit)
 
     def _measure_cost(self, limit: float, report: Report) -> None:
+        done = self.done
         for search in self._searches:
             left = limit - time.perf_counter()
             if left < 0:
                 return
-            report(f"cost of {search.label}", self.done)
+            report(f"cost of {search.label}", done)
             cost.cost(self.task, search.contender, search.book, left)
 
     def _reserve(self, limit: float) -> float:
