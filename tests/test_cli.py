@@ -119,7 +119,7 @@ def test_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
         (["data.csv"], "no such file"),
         (["data.xls"], "expected digits, a .npz, .csv or .parquet file"),
         (["digits", "--loss", "CrosEntropy"], "did you mean CrossEntropy"),
-        (["digits", "--loss", "CrossEntropy:smoothing=0.1"], "unknown parameter 'smoothing'"),
+        (["digits", "--loss", "CrossEntropy:smooth=0.1"], "unknown parameter 'smooth'"),
         (["digits", "--loss", "CrossEntropy:label_smoothing=2"], "expected a number in [0, 1], got 2.0"),
         (["digits", "--loss", "CrossEntropy:label_smoothing=much"], "label_smoothing: expected a number"),
         (["digits", "--loss", "CrossEntropy:label_smoothing"], "expected param=value"),
