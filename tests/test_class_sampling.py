@@ -254,3 +254,24 @@ def test_capped_scores_are_those_of_the_matrix(loss: tl.RowLoss) -> None:
     assert torch.isfinite(far).all() and far.abs().max() <= 30
     with pytest.raises(ValueError, match="cap: expected a number > 0, got 0"):
         tl.linear(x, w).softcap(0)
+
+
+@pytest.mark.parametrize("form", ["linear", "plain", "private", "poincare"])
+def test_one_picked_cell_a_row(form: str) -> None:
+    x, w, b, y = problem()
+    scores = {
+        "linear": lambda: tl.linear(x, w, b) * 0.5 + torch.arange(C)[None, :],
+        "plain": lambda: tl.concat(x @ w.T) - x.detach()[:, :1],
+        "private": lambda: tl.per_row(x, w.expand(B, C, D)),
+        "poincare": lambda: tl.poincare(0.1 * x, 0.1 * w),
+    }[form]()
+    whole, picked = scores.tensor().gather(1, y[:, None]), scores.pick(y).tensor()
+    torch.testing.assert_close(picked, whole)
+    for ours, theirs in zip(
+        torch.autograd.grad(picked.square().sum(), (x, w), retain_graph=True),
+        torch.autograd.grad(whole.square().sum(), (x, w)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(TypeError, match="pick: expected products, cosines or plain scores of one piece"):
+        tl.concat(scores, scores).pick(y)

@@ -233,7 +233,13 @@ class Scores:
         return Scores([picked], self.leading)
 
     def pick(self, index: Tensor) -> Scores:
-        """One column: of every row the cell that ``index`` (B,) names. For scores of one piece; costs O(B D)."""
+        """One column: of every row the cell that ``index`` (B,) names. For scores of one piece; costs O(B D).
+
+        >>> import torch, torchlosses as tl
+        >>> tl.dot(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])).pick(torch.tensor([1, 0])).tensor()
+        tensor([[3.],
+                [2.]])
+        """
         if len(self.pieces) != 1 or self.pieces[0].own_columns is not None or self.pieces[0].metric is not None:
             raise TypeError("pick: expected products, cosines or plain scores of one piece, no self-comparison")
         piece = self.pieces[0]
