@@ -521,3 +521,20 @@ def test_smoothing_over_the_wrong_columns_only(weighted: bool, limits: dict[str,
     expected = -(q * scores.log_softmax(-1)).sum(-1)[kept].sum() / own[kept].sum()
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, scores)[0])
+
+
+def test_of_equal_ids_the_last_is_kept_in_a_large_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 50, (200_000,), generator=generator)
+    scores = torch.randn(len(ids), 3, generator=generator)
+    last = torch.empty(50, dtype=torch.long)
+    for row, example in enumerate(ids.tolist()):
+        last[example] = row
+    targets = tl.classes(torch.zeros_like(ids)).given(ids=ids)
+    adaptive, pruned = tl.ALDR(examples=50), tl.PrunedGCE(examples=50)
+    adaptive(scores, targets)
+    pruned.prune(scores, targets)
+    alone = tl.ALDR(examples=50)
+    alone(scores[last], tl.classes(torch.zeros_like(last)).given(ids=torch.arange(50)))
+    torch.testing.assert_close(adaptive.temperatures, alone.temperatures)
+    assert torch.equal(pruned.kept, scores[last].softmax(-1)[:, 0] > 0.5)

@@ -20,3 +20,11 @@ def checked_ids(ids: Tensor, examples: int) -> Tensor:
         row = int(bad.nonzero()[0, 0])
         raise ValueError(f"ids: expected integers in [0, {examples}), got {int(ids[row])} at row {row}")
     return ids.long()
+
+
+def last_rows(ids: Tensor) -> Tensor:
+    """The rows that are the last of their id: what they store does not depend on the order in which rows are written."""
+    ordered, order = ids.sort(stable=True)
+    last = torch.ones_like(ordered, dtype=torch.bool)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    return order[last]

@@ -14,7 +14,7 @@ from torchlosses.engine.outcome import Outcome, Returned
 from torchlosses.hyperparameters import data, flag, real
 from torchlosses.loss import RowLoss
 from torchlosses.losses.classification.differences import differences, normalized
-from torchlosses.losses.ids import checked_ids
+from torchlosses.losses.ids import checked_ids, last_rows
 
 # The smallest temperature: at alpha = 1 the paper's update can reach 0.
 TEMPERATURE_FLOOR = 1e-3
@@ -111,4 +111,6 @@ class ALDR(RowLoss):
 
     def commit(self, updates: dict[str, Tensor], fields: dict[str, Tensor]) -> None:
         kept = updates["counted"]
-        self.temperatures[updates["ids"][kept]] = updates["moved"][kept].to(self.temperatures.dtype)
+        ids, moved = updates["ids"][kept], updates["moved"][kept]
+        rows = last_rows(ids)
+        self.temperatures[ids[rows]] = moved[rows].to(self.temperatures.dtype)

@@ -23,7 +23,7 @@ from torchlosses.losses.classification.target_probability import (
     log_odds,
     log_probabilities,
 )
-from torchlosses.losses.ids import checked_ids
+from torchlosses.losses.ids import checked_ids, last_rows
 from torchlosses.scores import Scores
 from torchlosses.targets import Targets
 
@@ -243,7 +243,9 @@ class PrunedGCE(TruncatedGCE):
         ids = self._checked(targets.fields.get("ids"))
         right = MeanAbsoluteError(reduction="none")(scores, targets).reshape(-1) < 1 - self.k
         counted = targets.rows["index"] != targets.options["ignore_index"]
-        self.kept[ids[counted]] = right[counted]
+        ids, right = ids[counted], right[counted]
+        rows = last_rows(ids)
+        self.kept[ids[rows]] = right[rows]
 
     def _checked(self, ids: Tensor | None) -> Tensor:
         if ids is None:
