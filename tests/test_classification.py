@@ -538,3 +538,61 @@ def test_of_equal_ids_the_last_is_kept_in_a_large_batch() -> None:
     alone(scores[last], tl.classes(torch.zeros_like(last)).given(ids=torch.arange(50)))
     torch.testing.assert_close(adaptive.temperatures, alone.temperatures)
     assert torch.equal(pruned.kept, scores[last].softmax(-1)[:, 0] > 0.5)
+
+
+def slow_divergence(parts: Tensor, weights: list[float]) -> Tensor:
+    """Jensen-Shannon divergence of distributions (V, C) by loops over where they are positive."""
+    mean = sum(w * p for w, p in zip(weights, parts, strict=True))
+    total = torch.zeros((), dtype=parts.dtype)
+    for w, p in zip(weights, parts, strict=True):
+        for k in range(parts.shape[1]):
+            if p[k] > 0:
+                total = total + w * p[k] * (p[k] / mean[k]).log()
+    return total
+
+
+@pytest.mark.parametrize("limits", [{"dense": 1 << 30}, {"dense": 0, "block": 64}])
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_of_several_views_agree_with_loops(limits: dict[str, int], soft: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.randn(5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    views = torch.randn(5, 2, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    q = torch.rand(5, 4, generator=generator, dtype=torch.float64).softmax(-1)
+    q = q if soft else torch.eye(4, dtype=torch.float64)[torch.tensor([0, 1, 2, 3, 0])]
+    targets = (tl.soft(q) if soft else tl.classes(q.argmax(-1))).given(views=views)
+    p = torch.cat([scores[:, None], views], 1).softmax(-1)
+    pi, third = 0.3, [1 / 3] * 3
+    expected = {
+        tl.AugMix(weight=5.0): [-(q[i] * p[i, 0].log()).sum() + 5 * slow_divergence(p[i], third) for i in range(5)],
+        tl.JensenShannon(pi=pi): [
+            slow_divergence(torch.cat([q[i : i + 1], p[i]]), [pi] + [(1 - pi) / 3] * 3) / (-(1 - pi) * math.log(1 - pi))
+            for i in range(5)
+        ],
+    }
+    for loss, rows in expected.items():
+        with tl.memory_budget(**limits):
+            value = loss(scores, targets)
+            found = torch.autograd.grad(value, (scores, views))
+        wanted = torch.stack(rows).mean()
+        torch.testing.assert_close(value, wanted)
+        torch.testing.assert_close(found, torch.autograd.grad(wanted, (scores, views), retain_graph=True))
+
+
+def test_views_that_repeat_the_scores_change_nothing() -> None:
+    scores, index = 3 * torch.randn(6, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1, 2, 3, 0, -100])
+    targets = tl.classes(index).given(views=scores[:, None])
+    torch.testing.assert_close(tl.AugMix()(scores, targets), tl.CrossEntropy()(scores, index))
+    torch.testing.assert_close(tl.JensenShannon()(scores, targets), tl.JensenShannon()(scores, index))
+
+
+@pytest.mark.parametrize("loss", [tl.AugMix, tl.JensenShannon])
+def test_views_with_a_column_that_does_not_exist(loss: type[tl.RowLoss]) -> None:
+    scores = torch.tensor([[1e4, -torch.inf, -1e4], [0.0, -torch.inf, 1e4]], requires_grad=True)
+    views = torch.tensor([[[-1e4, -torch.inf, 0.0]], [[3.0, -torch.inf, 1e4]]], requires_grad=True)
+    index = torch.tensor([0, 2])
+    value = loss()(scores, tl.classes(index).given(views=views))
+    found = torch.autograd.grad(value, (scores, views))
+    keep = [0, 2]
+    less = loss()(scores[:, keep], tl.classes(index // 2).given(views=views[..., keep]))
+    torch.testing.assert_close(value, less)
+    assert all(bool(g.isfinite().all()) and not g[..., 1].any() for g in found)

@@ -95,6 +95,7 @@ def fields(loss: RowLoss, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
         "feature_norm": spread,
         "features": spread[:, None].expand(rows, 3),
         "own_distance": spread,
+        "views": spread[:, None, None].expand(rows, 2, COLUMNS),
     }
 
 

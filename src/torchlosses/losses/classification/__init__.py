@@ -4,6 +4,7 @@ from torchlosses.losses.classification.adversarial import SmoothAdversarialCompS
 from torchlosses.losses.classification.bias import BiasLoss
 from torchlosses.losses.classification.binary import BinaryCrossEntropy, SigmoidFocal, SigmoidLoss
 from torchlosses.losses.classification.confidence import ConfidencePenalty, CorrectnessAware, LogitNorm, RejectionSurrogate
+from torchlosses.losses.classification.consistency import AugMix
 from torchlosses.losses.classification.decision import InfluenceBalanced, IntegratedGain, repulsive_logdet
 from torchlosses.losses.classification.differences import LDR, CrammerSinger, MultiLabelMargin, WestonWatkins
 from torchlosses.losses.classification.distributional import ALDR
@@ -53,6 +54,7 @@ from torchlosses.losses.classification.target_probability import (
 from torchlosses.losses.classification.tempered import BiTempered
 
 __all__ = [
+    "AugMix",
     "CrammerSinger",
     "LDR",
     "MultiLabelMargin",

@@ -15,7 +15,9 @@ from torchlosses.engine.block import Block
 from torchlosses.engine.outcome import Returned, Summary
 from torchlosses.hyperparameters import data, real
 from torchlosses.loss import RowLoss
+from torchlosses.losses.classification.consistency import log_softmax_of_views, mixture
 from torchlosses.losses.classification.target_probability import (
+    LOG_ZERO,
     GeneralizedCrossEntropy,
     MeanAbsoluteError,
     TargetProbability,
@@ -275,7 +277,8 @@ class JensenShannon(TargetProbability):
     Arguments:
         pi: weight of the target, in (0, 1); towards 0 it is cross-entropy, towards 1 MeanAbsoluteError.
 
-    With one right column it depends on p_y alone and streams.
+    With one right column it depends on p_y alone and streams. ``targets.given(views=scores)`` (B, V, C) adds augmented
+    views that share the weight ``1 - pi`` with the scores: the divergence of the target and all of them.
 
     >>> import torch, torchlosses as tl
     >>> tl.JensenShannon()(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
@@ -313,7 +316,12 @@ class JensenShannon(TargetProbability):
         ratio = functional.softplus(log_other - log_p + math.log(self.pi), threshold=80.0)
         return -self._scale * (self.pi * log_mixture + left * (p * ratio + other * math.log1p(-self.pi)))
 
-    def rule(self, scores: Tensor, targets: Block, **fields: Tensor) -> Returned:
+    def streams(self, targets: Targets) -> tuple[str, ...]:
+        return () if "views" in targets.fields else super().streams(targets)
+
+    def rule(self, scores: Tensor, targets: Block, *, views: Tensor | None = None, **fields: Tensor) -> Returned:
+        if views is not None:
+            return self._consistent(log_softmax_of_views(scores, views, targets), targets)
         if targets.has_index:
             return self.from_summary(Summary(scores, targets), targets)
         log_p, _ = log_probabilities(scores, targets)
@@ -325,6 +333,18 @@ class JensenShannon(TargetProbability):
         )
         gap = self.pi * q * (log_q - log_mixture) + left * log_p.exp() * (log_p - log_mixture)
         return self._scale * targets.sum(gap)
+
+    def _consistent(self, log_p: Tensor, targets: Block) -> Tensor:
+        """The divergence of the target and several predictions (b, V, L)."""
+        q, each = targets.probability[:, None], (1 - self.pi) / log_p.shape[1]
+        some = q > 0
+        log_q = torch.where(some, q, 1.0).log()
+        weight = log_p.new_tensor([self.pi] + [each] * log_p.shape[1])
+        # where q is 0 its share of the mixture is 0
+        shares = torch.cat([torch.where(some, log_q, LOG_ZERO), log_p], 1)
+        log_mixture = mixture(shares, weight.log())[:, None]
+        gap = self.pi * q * (log_q - log_mixture) + each * (log_p.exp() * (log_p - log_mixture)).sum(1, keepdim=True)
+        return self._scale * targets.sum(gap.squeeze(1))
 
 
 class RobustLog(RowLoss):
