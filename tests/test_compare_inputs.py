@@ -321,3 +321,27 @@ def test_a_packages_absence_is_a_message(tmp_path: Path, capsys: pytest.CaptureF
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "data.parquet").write_bytes(b"")
     assert "torchlosses[data]" in refused(capsys, str(tmp_path / "data.parquet"))
+
+
+def test_unseen_names_the_classes_that_are_tested_on() -> None:
+    task = task_of(Options(task="retrieval", unseen=("5", "6", "7", "8", "9")))
+    parts = {part: set(task.data.y[getattr(task.split, part)]) for part in ("train", "validation", "test")}
+    assert parts["test"] == {5, 6, 7, 8, 9}
+    assert len(parts["train"]) == 3 and len(parts["validation"]) == 2
+    assert not parts["train"] & parts["validation"]
+    assert "--unseen 5,6,7,8,9" in Options(task="retrieval", unseen=("5", "6", "7", "8", "9")).command
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(task="retrieval", unseen=("5", "x")), "no class 'x'"),
+        (Options(task="retrieval", unseen=("5",)), "at least 2 classes"),
+        (Options(task="retrieval", unseen=tuple("3456789")), "at least 4 others"),
+        (Options(task="pairs", unseen=("5", "6")), "for retrieval"),
+        (Options(unseen=("5", "6")), "for retrieval"),
+    ],
+)
+def test_unseen_classes_that_cannot_be_are_refused(options: Options, message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        task_of(options)

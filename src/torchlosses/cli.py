@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="how many times as many training examples the first class keeps as the last (classification)",
     )
+    compare.add_argument(
+        "--unseen",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="CLASS,...",
+        help="the classes to test on, never trained on (retrieval; default: drawn at random)",
+    )
     compare.add_argument("--no-yardstick", action="store_true", help="without logistic regression or LightGBM beside")
     compare.add_argument("--trials", type=_count, default=12, help="settings tried for each (default 12)")
     compare.add_argument("--seeds", type=_count, default=5, help="trainings of the chosen one (default 5)")
@@ -280,6 +287,7 @@ def _compare(options: argparse.Namespace) -> int:
             encoder=options.encoder,
             noise=options.noise,
             imbalance=options.imbalance,
+            unseen=options.unseen,
             yardstick=not options.no_yardstick,
             storage=options.storage,
             devices=options.devices,

@@ -30,6 +30,7 @@ class Options:
     encoder: str = "mlp"
     noise: float = 0.0
     imbalance: float = 1.0
+    unseen: tuple[str, ...] = ()
     yardstick: bool = True
     storage: str | None = None
     devices: int | None = None
@@ -50,6 +51,7 @@ class Options:
                 words += [] if value else ["--no-yardstick"]
             elif field.name in always or value != field.default:
                 shown = f"{value:g}" if isinstance(value, float) else str(value)
+                shown = ",".join(value) if isinstance(value, tuple) else shown
                 words += ["--" + field.name.replace("_", "-"), shown]
         return shlex.join(words)
 
@@ -57,4 +59,10 @@ class Options:
         """Equal identities give equal metrics: the content of the data, and every option that a number depends on."""
         apart = ("data", "out", "time_limit", "storage")
         asked = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
-        return {"data": fingerprint, **asked, "losses": list(self.losses), "torchlosses": torchlosses.__version__}
+        return {
+            "data": fingerprint,
+            **asked,
+            "losses": list(self.losses),
+            "unseen": list(self.unseen),
+            "torchlosses": torchlosses.__version__,
+        }

@@ -14,7 +14,7 @@ from torchlosses.compare.objectives import Objective, chosen
 from torchlosses.compare.options import Options
 from torchlosses.compare.refusal import Refusal
 from torchlosses.compare.seeds import derive
-from torchlosses.compare.tasks import TASKS, Classification
+from torchlosses.compare.tasks import TASKS, Classification, Retrieval
 from torchlosses.compare.tasks.base import Task
 from torchlosses.compare.train import DEFAULT_RATE, RATE, Failed, Unfit, fit, output
 from torchlosses.compare.yardsticks import yardstick
@@ -28,10 +28,14 @@ def task_of(options: Options) -> Task:
     data = load(options, sentences(options.encoder))
     if options.encoder.startswith("text:") and not data.texts:
         raise Refusal("--encoder text: needs a text column: --text COLUMN, or --left and --right columns of text")
+    if options.task != "classification" and (options.noise or options.imbalance > 1):
+        raise Refusal(f"--noise and --imbalance: they are for classification, not {options.task}")
+    if options.task != "retrieval" and options.unseen:
+        raise Refusal(f"--unseen: it is for retrieval, not {options.task}")
     if options.task == "classification":
         return Classification(data, options.seed, make, options.noise, options.imbalance)
-    if options.noise or options.imbalance > 1:
-        raise Refusal(f"--noise and --imbalance: they are for classification, not {options.task}")
+    if options.task == "retrieval":
+        return Retrieval(data, options.seed, make, options.unseen)
     kind = TASKS[options.task]
     return kind(data, options.seed, make)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,11 @@ def by_example(data: Data, seed: int) -> Split:
     return Split(*(np.sort(np.concatenate(part)) for part in parts))
 
 
-def by_class(data: Data, seed: int) -> Split:
-    """About 40, 30 and 30 percent of the classes: what is retrieved was never trained on, in validation neither."""
+def by_class(data: Data, seed: int, unseen: Sequence[str] = ()) -> Split:
+    """About 40, 30 and 30 percent of the classes: what is retrieved was never trained on, in validation neither.
+
+    ``unseen`` names the classes to test on; of the others, 60 percent are trained on.
+    """
     several_classes(data)
     members = _members(data)
     if len(members) < 6:
@@ -50,11 +54,23 @@ def by_class(data: Data, seed: int) -> Split:
         )
     held = max(2, round(0.3 * len(members)))
     order = np.random.default_rng(seed).permutation(len(members))
+    validation, test, train = order[:held], order[held : 2 * held], order[2 * held :]
+    if unseen:
+        names = list(members)
+        for name in unseen:
+            if name not in members:
+                raise Refusal(f"--unseen: no class {name!r} in the data, which has {', '.join(names[:20])}")
+        test = np.array([k for k, name in enumerate(names) if name in unseen])
+        rest = order[~np.isin(order, test)]
+        if len(test) < 2 or len(rest) < 4:
+            raise Refusal(f"--unseen: expected at least 2 classes, and at least 4 others, got {len(test)} and {len(rest)}")
+        held = max(2, round(0.4 * len(rest)))
+        validation, train = rest[:held], rest[held:]
 
     def rows_of(chosen: Index) -> Index:
         return np.flatnonzero(np.isin(data.y, chosen)).astype(np.int64)
 
-    return Split(rows_of(order[2 * held :]), rows_of(order[:held]), rows_of(order[held : 2 * held]))
+    return Split(rows_of(train), rows_of(validation), rows_of(test))
 
 
 def by_group(group: Index, seed: int, what: str = "groups") -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,7 @@ class Retrieval(Task):
     metrics = ("map_at_r", "recall_at_1", "mrr")
     unit = "query"
 
-    def __init__(self, data: Data, seed: int, make: Maker = mlp) -> None:
+    def __init__(self, data: Data, seed: int, make: Maker = mlp, unseen: Sequence[str] = ()) -> None:
         if data.y.ndim != 1:
             raise Refusal("y: retrieval needs one class for each example, the data has several labels")
         kept = np.flatnonzero(np.bincount(data.y)[data.y] > 1)
@@ -38,7 +39,7 @@ class Retrieval(Task):
         if alone:
             old, index = np.unique(data.y[kept], return_inverse=True)
             data = replace(data.at(kept), y=index.astype(np.int64), labels=tuple(data.labels[k] for k in old))
-        super().__init__(data, by_class(data, seed), make)
+        super().__init__(data, by_class(data, seed, unseen), make)
         if alone:
             self.notes.append(f"{alone} examples are the only ones of their class: they are left out")
         self.train = torch.from_numpy(self.split.train)
