@@ -596,3 +596,17 @@ def test_views_with_a_column_that_does_not_exist(loss: type[tl.RowLoss]) -> None
     less = loss()(scores[:, keep], tl.classes(index // 2).given(views=views[..., keep]))
     torch.testing.assert_close(value, less)
     assert all(bool(g.isfinite().all()) and not g[..., 1].any() for g in found)
+
+
+@pytest.mark.parametrize("loss", [tl.Brier, tl.RankedProbabilityScore, tl.ConfidencePenalty])
+@pytest.mark.parametrize("masked", [False, True])
+def test_float32_keeps_its_digits_far_from_zero(loss: type[tl.RowLoss], masked: bool) -> None:
+    scores = torch.randn(20, 9, generator=torch.Generator().manual_seed(4))
+    index = torch.arange(20) % 8
+    near, far = (scores + shift for shift in (0.0, 4096.0))
+    far = (far - 4096.0) + 4096.0
+    near = far - 4096.0
+    if masked:
+        near, far = (s.masked_fill(torch.arange(9) == 8, -torch.inf) for s in (near, far))
+    q = tl.soft(torch.nn.functional.one_hot(index, 9).float())
+    torch.testing.assert_close(loss()(far, q), loss()(near, q), rtol=1e-6, atol=1e-7)

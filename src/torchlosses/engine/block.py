@@ -193,10 +193,11 @@ class Block:
 
     def log_softmax(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         """Log-probabilities over the chosen cells (b, L); 0 elsewhere, whose exponential does not overflow."""
-        chosen, total = self._where(where), self.logsumexp(x, where)
+        chosen = self._where(where)
         if chosen is None:
-            return x - total[:, None]
-        return torch.where(chosen, x - torch.where(total == -torch.inf, 0.0, total)[:, None], 0.0)
+            return x.log_softmax(-1)
+        some = chosen.any(-1, keepdim=True)
+        return torch.where(chosen, x.masked_fill(~chosen & some, -torch.inf).log_softmax(-1), 0.0)
 
     def sum(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         """Sum over the chosen cells (b,)."""
