@@ -435,3 +435,18 @@ def test_zlpr_pulls_right_scores_above_zero_and_wrong_ones_below() -> None:
     (gradient,) = torch.autograd.grad(tl.ZLPR()(s, hot), s)
     assert (gradient[hot] < 0).all() and (gradient[~hot] > 0).all()
     assert tl.ZLPR().predict(torch.tensor([[2.0, -1.0]])).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("limits", [{"dense": 1 << 30}, {"dense": 0, "block": 64}])
+def test_gradients_reach_soft_targets_that_are_zero_in_places(alpha: float, limits: dict[str, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    q = torch.tensor([[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    q.requires_grad_()
+    with tl.memory_budget(**limits):
+        (found,) = torch.autograd.grad(tl.Entmax(alpha=alpha, reduction="sum")(scores, tl.soft(q)), q)
+    omega = ((q**alpha).sum(-1) - 1) / (alpha * (alpha - 1))
+    (expected,) = torch.autograd.grad((omega - (q * scores).sum(-1)).sum(), q)
+    difference = found - expected  # at mass 1 adding a constant to a row changes nothing
+    torch.testing.assert_close(difference - difference.mean(-1, keepdim=True), torch.zeros_like(q))

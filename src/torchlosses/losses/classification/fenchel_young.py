@@ -115,7 +115,7 @@ class FenchelYoung(RowLoss):
         if kind == "tsallis":
             # sum p^alpha - 1 without cancellation near alpha = 1, as p sums to 1
             some = p > 0
-            log_p = torch.where(some, p, 1.0).log()
+            log_p = torch.where(some, torch.where(some, p, 1.0).log(), -torch.inf)
             return (p * ((self.alpha - 1) * log_p).expm1()).sum(-1) / (self.alpha * (self.alpha - 1))
         if kind == "norm":
             return positive_power(positive_power(p, self.alpha).sum(-1), 1 / self.alpha) - 1
