@@ -610,3 +610,9 @@ def test_float32_keeps_its_digits_far_from_zero(loss: type[tl.RowLoss], masked: 
         near, far = (s.masked_fill(torch.arange(9) == 8, -torch.inf) for s in (near, far))
     q = tl.soft(torch.nn.functional.one_hot(index, 9).float())
     torch.testing.assert_close(loss()(far, q), loss()(near, q), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("lam", [1.0, 999.0, 1001.0, 1e6])
+def test_ldr_predicts_by_scores_over_its_temperature(lam: float) -> None:
+    scores = torch.tensor([[3.0, 1.0, -2.0]])
+    torch.testing.assert_close(tl.LDR(lam=lam).predict(scores), (scores / lam).softmax(-1))

@@ -110,7 +110,10 @@ class LDR(RowLoss):
 
     def predict(self, scores: Scores | Tensor) -> Tensor:
         """softmax of the scores over lam (equal shares on the largest at lam=0; of the scores themselves at lam=inf)."""
-        return hardmax(as_scores(scores).tensor()) if self.lam == 0 else super().predict(scores)
+        if self.lam == 0:
+            return hardmax(as_scores(scores).tensor())
+        flat = FLAT < self.lam < math.inf and self.normalize == "none"
+        return super().predict(as_scores(scores) / self.lam if flat else scores)
 
 
 def largest(x: Tensor, targets: Block) -> Tensor:
