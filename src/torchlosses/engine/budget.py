@@ -19,7 +19,7 @@ class Budget:
     dense: int = 16 * MIB
     block: int = 16 * MIB
     least_rows: int = 256  # thin products are slow, so a block holds this many rows ...
-    most: int = 96 * MIB  # ... up to this many bytes
+    most: int = 100 * MIB  # ... up to this many bytes
 
     share: float = 1 / 8  # ... or this share of the operands' own bytes: beside a million classes a block may be larger
 
@@ -27,7 +27,8 @@ class Budget:
         """Rows of a block whose rule holds ``copies`` matrices like the block, made from so many bytes of operands."""
         per_row = max(1, columns * itemsize)
         fit = self.block / (per_row * max(1.0, copies / 4))
-        thick = min(self.least_rows, int(max(self.most, self.share * operands)) // per_row)
+        rows = self.least_rows * (2 if copies <= 1 else 1)  # a rule that holds nothing beside the block may take more
+        thick = min(rows, int(max(self.most, self.share * operands)) // per_row)
         return max(1, min(total, int(max(fit, thick if copies < 16 else 1))))
 
 
