@@ -103,8 +103,9 @@ class Row:
         name = self.work.name
         found = [f"{name}: {peer} skipped, it does not import ({why})" for peer, why in self.skipped.items()]
         ours = self.values["ours"]
+        alike = {peer.name for peer in self.work.peers if peer.same}
         for peer in self.peers:
-            if abs(self.values[peer] - ours) > 1e-3 * abs(ours):
+            if peer in alike and abs(self.values[peer] - ours) > 1e-3 * abs(ours):
                 found.append(f"{name}: values differ, ours {ours:.6g}, {peer} {self.values[peer]:.6g}")
         if self.timing.noisy:
             spread = self.timing.spread("floor").relative
