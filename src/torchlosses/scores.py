@@ -45,7 +45,8 @@ class Piece:
         """This piece followed by one more factor; a factor per column is cut to the piece's own columns."""
         if isinstance(factor, Tensor) and factor.dim() == 2 and factor.shape[1] == total and total != 1:
             factor = factor[:, start : start + self.columns]
-        return replace(self, steps=(*self.steps, (op, factor)))
+        steps = (*self.steps, (op, factor))  # not dataclasses.replace, which older torch.compile cannot follow
+        return Piece(self.form, self.left, self.right, self.private, steps, self.own_rows, self.own_columns, self.metric)
 
 
 class Scores:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from torchlosses.engine.block import Block
 from torchlosses.losses.surrogates import SURROGATES, continued_exp, surrogate
@@ -92,6 +91,8 @@ def _chunked(name: str, scores: Tensor, upper: Tensor, lower: Tensor, margin: fl
     size = max(1, CHUNK // max(1, second.numel()))
     if first.shape[1] <= size:
         return part(first, chosen_first, second)
+    from torch.utils.checkpoint import checkpoint  # here: older torch loads much with it
+
     parts = [
         checkpoint(part, p, chosen, second, use_reentrant=False)
         for p, chosen in zip(first.split(size, 1), chosen_first.split(size, 1), strict=True)
