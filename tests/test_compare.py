@@ -233,8 +233,3 @@ def test_fabric_on_the_cpu_trains_to_the_same_numbers() -> None:
     ]
     assert curves[0] == curves[1]
     assert curves[2] != curves[0] and curves[2] == pytest.approx(curves[0], rel=0.05)
-
-
-def test_several_devices_are_several_workers() -> None:
-    with pytest.raises(Refusal, match="start the same command once for each"):
-        device(2, "32-true")

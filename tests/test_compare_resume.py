@@ -254,3 +254,20 @@ def test_cost_is_measured_in_a_process_of_its_own(data: str) -> None:
     assert matrix < found.peak < 100 * matrix
     assert cost.cost(study.task, search.contender, search.book) == found  # once for a study
     assert final.mark  # the phases above name it
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_several_devices_find_what_one_finds(data: str, tmp_path: Path, killed: bool) -> None:
+    pytest.importorskip("lightning_fabric", reason="the extra 'devices' is not installed")
+    found = []
+    for count in ("1", "2"):
+        out = tmp_path / count
+        assert main(["compare", data, "--devices", count, "--out", str(out), *BUDGET]) == 0
+        kept = json.loads((out / "results.json").read_text())
+        found.append({o["label"]: (o["setting"], o["test"], o["validation"]) for o in kept["objectives"]})
+        if killed:
+            break
+    if killed:  # and a study that one device began may be finished by two
+        assert main(["compare", data, "--devices", "2", "--out", str(tmp_path / "1"), *BUDGET]) == 0
+    else:
+        assert found[0] == found[1]

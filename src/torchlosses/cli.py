@@ -111,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a database that several workers share, such as postgresql://... (default: study.db in the directory)",
     )
     compare.add_argument(
-        "--devices", type=_count, metavar="N", help="train where Lightning Fabric places it: a GPU where there is one"
+        "--devices",
+        type=_count,
+        metavar="N",
+        help="train where Lightning Fabric places it, a GPU where there is one; of several, each has a worker of its own",
     )
     compare.add_argument(
         "--precision",

@@ -47,14 +47,12 @@ class Device:
 
 
 def device(devices: int | None, precision: str) -> Device:
-    """Without either option the plain CPU; otherwise Fabric's choice of device (a GPU where there is one)."""
+    """Without either option the plain CPU; otherwise Fabric's choice of device (a GPU where there is one).
+
+    One training runs on one device; of several, each has a worker.
+    """
     if devices is None and precision == "32-true":
         return Device()
-    if devices not in (None, 1):
-        raise Refusal(
-            f"--devices: one training runs on one device, got {devices}; to use several, start the same command once for "
-            "each (CUDA_VISIBLE_DEVICES=0 torchlosses compare ...): they share the study in its directory or --storage"
-        )
     try:
         from lightning_fabric import Fabric
     except ModuleNotFoundError:

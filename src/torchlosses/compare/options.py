@@ -59,6 +59,7 @@ class Options:
         """Equal identities give equal metrics: the content of the data, and every option that a number depends on."""
         apart = ("data", "out", "time_limit", "storage")
         asked = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        asked |= {"devices": self.devices is not None}  # how many does not matter
         return {
             "data": fingerprint,
             **asked,

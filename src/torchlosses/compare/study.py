@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -70,6 +71,17 @@ class Study:
             for contender in self.contenders
         ]
 
+    def help(self) -> None:
+        """Takes units as :meth:`run` does, for another worker that measures and reports."""
+        with contextlib.suppress(OutOfTime, KeyboardInterrupt):
+            limit = self._limit()
+            self._tune(limit, lambda label, done: None)
+            self._train(limit, lambda label, done: None)
+
+    def _limit(self) -> float:
+        limit = self.options.time_limit
+        return math.inf if limit is None else time.perf_counter() + 60 * limit
+
     def run(self, report: Report = lambda label, done: None) -> Result:
         """Tunes and trains every contender, in rounds: one trial of each, then the next.
 
@@ -77,9 +89,8 @@ class Study:
         """
         if not self._searches:
             self.open()
-        options = self.options
         begin = time.perf_counter()
-        limit = math.inf if options.time_limit is None else begin + 60 * options.time_limit
+        limit = self._limit()
         ended = "finished"
         try:
             self._tune(limit, report)

@@ -25,11 +25,12 @@ from torchlosses.compare.results import Outcome, Result
 from torchlosses.compare.store import PROBLEMS
 from torchlosses.compare.study import Study
 from torchlosses.compare.usage import essence
+from torchlosses.compare.workers import helpers, helping
 
 
 def compare(options: Options) -> int:
     """The whole command; returns the exit code."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=helping())
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a setting that a trial tries; its value tells
         if options.encoder.startswith("text:"):
@@ -40,8 +41,12 @@ def compare(options: Options) -> int:
         folder.claim()
         try:
             study.open(folder.path)
+            if helping():
+                study.help()
+                return 0
             _introduce(console, study, budget)
-            result = _run(console, study, budget)
+            with helpers(options, folder.path):
+                result = _run(console, study, budget)
         except PROBLEMS as problem:
             reason = str(problem.__cause__ or problem).splitlines()[0]
             raise Refusal(
