@@ -23,8 +23,8 @@ def finished(folder: Path) -> Result:
     """The results that a directory keeps, with the score of every example."""
     kept = json.loads((folder / "results.json").read_text())
     known = {field.name for field in fields(Options)}
-    given = {name: value for name, value in kept["options"].items() if name in known}
-    options = Options(**{**given, "losses": tuple(given["losses"]), "out": str(folder)})
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in kept["options"].items() if name in known}
+    options = Options(**{**given, "out": str(folder)})
     study = Study(options)
     study.measure()
     study.open(folder)
