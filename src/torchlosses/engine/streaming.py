@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from torchlosses.engine.block import Exists
+from torchlosses.engine.block import Block, Exists
 from torchlosses.engine.outcome import GivenSummary, Outcome, finite
 from torchlosses.engine.pools import differentiate, exponentials, pool_block, strips, strips_of
 from torchlosses.engine.problem import POOLED, Problem, Tensors
@@ -52,6 +53,21 @@ def _each(problem: Problem, s: Tensor, lse: Tensor, top: Tensor, differentiate: 
     return torch.cat(found)
 
 
+@dataclass
+class Streamed:
+    """The numbers of a block, and what its gradient is made from. The block then holds exponentials relative to ``top``."""
+
+    given: dict[str, Tensor]
+    mass: Tensor
+    top: Tensor
+    z: Tensor
+    empty: Tensor  # rows without a cell
+    index: Tensor | None  # (b, 1), of targets with one right column
+    right: Tensor  # their right column's score (b,)
+    weight: Tensor | None  # (b, L), of the others
+    slopes: Tensor  # derivative of 'squares' or 'each' by each score
+
+
 def stream_block(
     problem: Problem,
     s: Tensor,
@@ -62,94 +78,101 @@ def stream_block(
 ) -> Outcome:
     """One block: ``s`` (b, L) holds raw products and is overwritten by exponentials, then by the gradient."""
     piece = problem.plan.pieces[0]
-    asked = set(problem.summary)
     with torch.no_grad():
-        exists: Exists = None
-        if piece.right is None and bool((s == -torch.inf).any()):
-            exists = s != -torch.inf
-        for k, (op, factor) in enumerate(piece.tail):
-            value = tensors.get(f"s0.tail{k}", factor)
-            if op == "add":
-                s += value
-            else:
-                assert isinstance(value, Tensor)
-                s.masked_fill_(value, -torch.inf)
-                seen = (~value).expand_as(s)
-                exists = _both(exists, seen)
-        if piece.own_rows is not None:
-            exists = _hide_own(piece, s, span, exists)
+        exists = _finish(piece, s, tensors, span)
         if problem.kind in POOLED and not piece.tail:
             return pool_block(problem, s, tensors, span, exists, sums, coefficient)
         block, fields = problem.block(tensors, s.shape[0], span[0], exists)
-        given: dict[str, Tensor] = {}
-        weight: Tensor | None = None
-        index = block.index[:, None] if block.has_index else None
-        if "total" in asked:
-            given["total"] = s.sum(1)
-        slopes = s.clone() if asked & {"squares", "each"} else s  # later the derivative by each score
-        if "squares" in asked:
-            given["squares"] = (slopes * s).sum(1)
-            slopes *= 2
-        if index is not None:
-            target = s.gather(1, index)
-            given["target"] = finite(target.squeeze(1))
-            s.scatter_(1, index, -torch.inf)
-            mass = block.counted.to(s.dtype)
-        else:
-            weight = block.probability
-            kept = s.masked_fill(weight == 0, 0.0)
-            given["target"] = (weight * kept).sum(1)
-            del kept
-            mass = weight.sum(1)
-        top, z = exponentials(s)
-        rest = z.log() + top.squeeze(1)
-        given["lse"] = rest if index is None else torch.logaddexp(rest, target.squeeze(1))
-        if index is not None and "rest" in asked:
-            given["rest"] = rest
-        empty = given["lse"] == -torch.inf
-        given["lse"] = torch.where(empty, 0.0, given["lse"])
-        if "each" in asked:
-            given["each"] = _each(problem, slopes, given["lse"], top, sums is not None)
-
+        found = _numbers(problem, s, block, sums is not None)
     assert problem.summary_rule is not None
     if sums is None:
         with torch.no_grad():
-            outcome = problem.summary_rule(GivenSummary(given, mass, block), block, problem.own_fields(fields))
-            return problem.settle(outcome, block, fields)
-
-    outcome, slope = differentiate(problem, given, mass, tensors, span, exists, sums, coefficient)
-    if not slope:
-        return outcome.detached()
-    with torch.no_grad():
-        zero = torch.zeros_like(z)
-        on_lse, on_target = slope.get("lse", zero), slope.get("target", zero)
-        lse = given["lse"].detach()
-        scale = on_lse * (top.squeeze(1) - lse).exp()
-        if "rest" in slope:
-            scale = scale + torch.where(z > 0, slope["rest"] / torch.where(z > 0, z, 1.0), 0.0)
-        if "each" in slope:  # every log p falls with lse
-            on_lse = on_lse - slope["each"] * slopes.sum(1)
-            scale = scale - slope["each"] * slopes.sum(1) * (top.squeeze(1) - lse).exp()
-        s.mul_(torch.where(empty, 0.0, scale)[:, None])
-        if "total" in slope:
-            s += slope["total"][:, None]
-        on_own = slope.get("squares", slope.get("each"))
-        if on_own is not None:
-            s.addcmul_(slopes, on_own[:, None])
-        if index is not None:
-            at_target = on_target + on_lse * (target.squeeze(1) - lse).exp() + slope.get("total", zero)
-            if on_own is not None:
-                at_target = at_target + on_own * slopes.gather(1, index).squeeze(1)
-            at_target = torch.where(block.counted, at_target, 0.0)
-            s.scatter_(1, index, at_target[:, None])
-        elif weight is not None:
-            s.addcmul_(weight, on_target[:, None])
-        for k in range(len(piece.tail)):
-            key = f"s0.tail{k}"
-            if key in sums.needed:
-                shape = tensors[key].shape
-                axes = [a for a in (0, 1) if len(shape) < 2 or shape[a] == 1]
-                sums.add(key, s.sum(axes, keepdim=len(shape) == 2).reshape(shape) if axes else s, span)
-        if {"s0.left", "s0.right"} & sums.needed:
-            sums.push(0, piece, s, span)
+            row = GivenSummary(found.given, found.mass, block)
+            return problem.settle(problem.summary_rule(row, block, problem.own_fields(fields)), block, fields)
+    outcome, slope = differentiate(problem, found.given, found.mass, tensors, span, exists, sums, coefficient)
+    if slope:
+        with torch.no_grad():
+            _gradient(s, found, slope, block)
+            for k in range(len(piece.tail)):
+                key = f"s0.tail{k}"
+                if key in sums.needed:
+                    shape = tensors[key].shape
+                    axes = [a for a in (0, 1) if len(shape) < 2 or shape[a] == 1]
+                    sums.add(key, s.sum(axes, keepdim=len(shape) == 2).reshape(shape) if axes else s, span)
+            if {"s0.left", "s0.right"} & sums.needed:
+                sums.push(0, piece, s, span)
     return outcome.detached()
+
+
+def _finish(piece: Lowered, s: Tensor, tensors: Tensors, span: tuple[int, int]) -> Exists:
+    """Raw products to scores, in place, -inf where no cell exists; returns which do."""
+    exists: Exists = None
+    if piece.right is None and bool((s == -torch.inf).any()):
+        exists = s != -torch.inf
+    for k, (op, factor) in enumerate(piece.tail):
+        value = tensors.get(f"s0.tail{k}", factor)
+        if op == "add":
+            s += value
+        else:
+            assert isinstance(value, Tensor)
+            s.masked_fill_(value, -torch.inf)
+            exists = _both(exists, (~value).expand_as(s))
+    return exists if piece.own_rows is None else _hide_own(piece, s, span, exists)
+
+
+def _numbers(problem: Problem, s: Tensor, block: Block, differentiable: bool) -> Streamed:
+    """What the rule depends on, from a block of scores, which is overwritten by exponentials."""
+    asked = set(problem.summary)
+    given: dict[str, Tensor] = {}
+    weight: Tensor | None = None
+    index = block.index[:, None] if block.has_index else None
+    if "total" in asked:
+        given["total"] = s.sum(1)
+    slopes = s.clone() if asked & {"squares", "each"} else s
+    if "squares" in asked:
+        given["squares"] = (slopes * s).sum(1)
+        slopes *= 2
+    if index is not None:
+        right = s.gather(1, index).squeeze(1)
+        given["target"] = finite(right)
+        s.scatter_(1, index, -torch.inf)
+        mass = block.counted.to(s.dtype)
+    else:
+        weight = block.probability
+        right = given["target"] = (weight * s.masked_fill(weight == 0, 0.0)).sum(1)
+        mass = weight.sum(1)
+    top, z = exponentials(s)
+    rest = z.log() + top.squeeze(1)
+    lse = rest if index is None else torch.logaddexp(rest, right)
+    if index is not None and "rest" in asked:
+        given["rest"] = rest
+    empty = lse == -torch.inf
+    given["lse"] = torch.where(empty, 0.0, lse)
+    if "each" in asked:
+        given["each"] = _each(problem, slopes, given["lse"], top, differentiable)
+    return Streamed(given, mass, top, z, empty, index, right, weight, slopes)
+
+
+def _gradient(s: Tensor, found: Streamed, slope: dict[str, Tensor], block: Block) -> None:
+    """The block's exponentials to its gradient, in place; ``slope`` is the derivative by each number."""
+    zero = torch.zeros_like(found.z)
+    on_lse, lse = slope.get("lse", zero), found.given["lse"].detach()
+    if "each" in slope:  # every log p falls with lse
+        on_lse = on_lse - slope["each"] * found.slopes.sum(1)
+    scale = on_lse * (found.top.squeeze(1) - lse).exp()
+    if "rest" in slope:
+        scale = scale + torch.where(found.z > 0, slope["rest"] / torch.where(found.z > 0, found.z, 1.0), 0.0)
+    s.mul_(torch.where(found.empty, 0.0, scale)[:, None])
+    if "total" in slope:
+        s += slope["total"][:, None]
+    on_own = slope.get("squares", slope.get("each"))
+    if on_own is not None:
+        s.addcmul_(found.slopes, on_own[:, None])
+    on_right = slope.get("target", zero)
+    if found.index is not None:
+        at_right = on_right + on_lse * (found.right - lse).exp() + slope.get("total", zero)
+        if on_own is not None:
+            at_right = at_right + on_own * found.slopes.gather(1, found.index).squeeze(1)
+        s.scatter_(1, found.index, torch.where(block.counted, at_right, 0.0)[:, None])
+    elif found.weight is not None:
+        s.addcmul_(found.weight, on_right[:, None])
