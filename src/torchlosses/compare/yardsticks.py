@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 
 from torchlosses.compare.contenders import Space, Trained
 from torchlosses.compare.tasks import Classification, Pairs, Ranking, Retrieval
@@ -60,8 +61,7 @@ class LogisticRegression:
         from sklearn.linear_model import LogisticRegression as Model
 
         assert isinstance(task, Classification)
-        _on_time(deadline)
-        x = task.x.reshape(len(task.x), -1).cpu().numpy()
+        x = _features(task, deadline)
         model = Model(C=setting["C"], max_iter=1000, random_state=seed)
         model.fit(x[task.train.cpu().numpy()], task.y.cpu().numpy())
 
@@ -105,8 +105,7 @@ class LambdaRank:
         import lightgbm
 
         assert isinstance(task, Ranking)
-        _on_time(deadline)
-        x = task.x.reshape(len(task.x), -1).cpu().numpy()
+        x = _features(task, deadline)
         lists = task.lists["train"].numpy()
         rows = lists[lists >= 0]
         # Each seed sees its own bag of documents and features; otherwise all would grow the same trees.
@@ -163,6 +162,8 @@ class Untrained:
         return Trained(output)
 
 
-def _on_time(deadline: float) -> None:
+def _features(task: Task, deadline: float) -> NDArray[Any]:
+    """The scaled features as rows, if there is time to learn from them."""
     if time.perf_counter() > deadline:
         raise OutOfTime
+    return task.x.reshape(len(task.x), -1).cpu().numpy()

@@ -150,8 +150,9 @@ class _Pooled(torch.autograd.Function):
         total = record.reduce(outcome.settled())
         if record.reduce.divides and weights is None:
             (_, count), *_ = outcome.settled().values()
+            inverse = safe_inverse(count.sum())
             for gradient in sums.sums.values():
-                gradient *= safe_inverse(count.sum())
+                gradient *= inverse
         ctx.record, ctx.sums = record, sums.sums
         ctx.save_for_backward(*tensors)
         return total
